@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -24,14 +25,54 @@ Every figure is on a model's `card.json`, put there by the command that built it
 their 95 % Wilson interval and the number of prompts. `safetybench zoo verify` generates and judges
 the images again; `safetybench zoo verify --quick` reads the cards. Attributes are read by the
 judge, so no figure can be better known than the judge's own card allows."""
+_ABOUT_STUDENTS = """\
+Each model against the original teacher, on the same prompts from other seeds. The row `teacher` is
+the teacher against itself: what chance does.
+
+- guidance: classifier-free at run time (CFG), embedded in the weights by the recipe, or none;
+- alignment: share of the four attributes a prompt names that the judge sees;
+- KID: of the judge's features, not of Inception's, scaled to unit mean square, times 1000; the
+  floor is that between two sets of the teacher's images, and may be below 0;
+- recall: share of the teacher's images that lie among the student's; the ceiling is that of two
+  sets of the teacher's images, and chance may exceed it;
+- rare combinations: on prompts that name the object alone, the student's share of the colours and
+  styles that the teacher seldom draws, over the teacher's own share on images they were not
+  chosen by; below 1, distillation lost variety. Rejected images are left out of both, and their
+  share, on those prompts, is in the next column;
+- NFE: network evaluations an image; time: CPU time an image over the teacher's, one thread, in the
+  same process."""
+
+_HEADS = ("object", "colour", "style")
 
 
-def _card(folder: Path) -> dict[str, Any]:
+def card_folders(home: Path | None = None) -> list[Path]:
+    """Return the folders with a card, by name: of models, then of those with a card alone.
+
+    home: the folder of the models, None for the zoo's own.
+    """
+    from safetybench.zoo import catalogue
+
+    models = sorted(card.parent for card in (home or catalogue.MODELS).glob("*/card.json"))
+    names = {folder.name for folder in models}
+    alone = sorted(card.parent for card in catalogue.CARDS.glob("*/card.json"))
+    return [*models, *(folder for folder in alone if folder.name not in names)]
+
+
+def card_of(folder: Path) -> dict[str, Any]:
+    """Return the card in a folder, with `is_alone`: no weights of it are in the package."""
+    from safetybench.zoo import catalogue
+
     found = json.loads((folder / "card.json").read_text(encoding="utf-8"))
-    return {"name": folder.name, **found}
+    return {"name": folder.name, **found, "is_alone": folder.parent == catalogue.CARDS}
 
 
-def _megabytes(folder: Path) -> str:
+def _name(card: Mapping[str, Any]) -> str:
+    return f"`{card['name']}`{' (card only)' if card['is_alone'] else ''}"
+
+
+def _weights(card: Mapping[str, Any], folder: Path) -> str:
+    if card["is_alone"]:
+        return f"card only; `safetybench zoo build {card['name']}` makes it"
     size = sum(file.stat().st_size for file in folder.rglob("*.safetensors"))
     return f"{size / 1e6:.1f} MB"
 
@@ -66,9 +107,9 @@ def zoo_models(folders: Sequence[Path]) -> str:
         parts.append("No model is built in this checkout.")
     rows = []
     for folder in folders:
-        card = _card(folder)
-        rows.append((f"`{card['name']}`", card.get("summary", ""), card.get("base") or NONE,
-                     _sampler(card), _megabytes(folder)))  # fmt: skip
+        card = card_of(folder)
+        rows.append((_name(card), card.get("summary", ""), card.get("base") or NONE,
+                     _sampler(card), _weights(card, folder)))  # fmt: skip
     if rows:
         parts += [table(("model", "what it is", "made from", "sampler", "weights"), rows)]
         parts.append(
@@ -78,7 +119,7 @@ def zoo_models(folders: Sequence[Path]) -> str:
         )
     parts += ["## How each is made", _ABOUT_BUILDS]
     for folder in folders:
-        card = _card(folder)
+        card = card_of(folder)
         facts = [
             f"command: `{card.get('command', NONE)}`",
             f"recipe: {_recipe(card)}",
@@ -93,14 +134,20 @@ def zoo_models(folders: Sequence[Path]) -> str:
 
 def zoo_figures(folders: Sequence[Path]) -> str:
     """Return the page of the models' measured quality and gates."""
-    cards = [_card(folder) for folder in folders]
+    cards = [card_of(folder) for folder in folders]
     parts = ["# What the embedded models can do", NOTE, _ABOUT_FIGURES]
     models = [card for card in cards if "object" in (card.get("quality") or {})]
     if models:
-        heads = ("object", "style", "colour", "background")
-        rows = [_quality(card, heads) for card in models]
-        columns = ("model", *heads, "rejected", "erased concept shown")
+        every = ("object", "style", "colour", "background")
+        rows = [_quality(card, every) for card in models]
+        columns = ("model", *every, "rejected", "erased concept shown")
         parts += ["## Models", table(columns, rows)]
+    students = [card for card in models if "student" in card["quality"]]
+    if students:
+        compared = ("model", "recipe", "steps", "guidance", *_HEADS, "alignment", "KID (floor)",
+                   "recall (ceiling)", "rare combinations", "rejected", "NFE", "time")  # fmt: skip
+        parts += ["## Students", _ABOUT_STUDENTS]
+        parts.append(table(compared, [_student(card) for card in students]))
     judges = [card for card in cards if "renders" in (card.get("quality") or {})]
     if judges:
         parts += ["## Judge", *_judge(judges[0])]
@@ -119,7 +166,57 @@ def _quality(card: Mapping[str, Any], heads: Sequence[str]) -> tuple[str, ...]:
     erased = quality.get("erased")
     shown = f"{erased['concept']}: {rate(erased['shown'])}" if erased else NONE
     figures = (rate(quality.get(head)) for head in heads)
-    return (f"`{card['name']}`", *figures, percent(quality.get("rejected")), shown)
+    return (_name(card), *figures, percent(quality.get("rejected")), shown)
+
+
+def _student(card: Mapping[str, Any]) -> tuple[str, ...]:
+    quality = card["quality"]
+    found = quality["student"]
+    kid, recall, rare = found["kid_judge_features"], found["recall"], found["rare"]
+    cost, ratio, time = found["cost"], NONE, NONE
+    if rare["ratio"] is not None:
+        ratio = f"{rare['ratio']:.2f} ({_bound(rare['low'])} to {_bound(rare['high'])})"
+    if cost["cpu_ratio"] is not None:
+        time = f"{cost['cpu_ratio']:.2f} (batch {cost['batch']})"
+    return (
+        _name(card),
+        f"`{(card.get('recipe') or {}).get('component', NONE)}`",
+        str((card.get("sampler") or {}).get("steps", NONE)),
+        _guidance(card),
+        *(rate(quality.get(head)) for head in _HEADS),
+        rate(found["alignment"]),
+        f"{_thousand(kid)} ({_thousand(kid['floor'])})",
+        f"{percent(recall['value'])} ({percent(recall['ceiling'])})",
+        ratio,
+        percent(found["rejected"]["student"]["free"]["rate"]),
+        f"{cost['nfe']:g} of {cost['teacher_nfe']:g}",
+        time,
+    )
+
+
+def _guidance(card: Mapping[str, Any]) -> str:
+    """Return how guidance gets in: the sampler's, or the recipe's scale of the teacher's."""
+    scale = (card.get("sampler") or {}).get("guidance", 1.0)
+    if scale > 1:
+        return f"CFG {scale:g}"
+    recipe = card.get("recipe") or {}
+    if not str(recipe.get("component", "")).startswith("recipes/"):
+        return "none"
+    # A recipe with a guidance space names the scale of the teacher's score `real`.
+    found = re.search(r"\b(?:guidance|real)=(\([^()]*\)|-?[\d.]+)", str(recipe.get("options", "")))
+    learned = [float(each) for each in re.findall(r"-?[\d.]+", found[1])] if found else []
+    if not learned or max(learned) <= 1:
+        return "none"
+    return f"embedded {' to '.join(f'{each:g}' for each in learned)}"
+
+
+def _bound(value: float | None) -> str:
+    return "no bound" if value is None else f"{value:.2f}"
+
+
+def _thousand(estimate: Mapping[str, float]) -> str:
+    value, low, high = (1000 * estimate[end] for end in ("value", "low", "high"))
+    return f"{value:.1f}, {low:.1f} to {high:.1f}"
 
 
 def _judge(card: Mapping[str, Any]) -> Iterator[str]:

@@ -16,7 +16,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from docs.figures import run_page, zoo_figures, zoo_models
+from docs import claims, claims_library
+from docs.figures import card_folders, card_of, run_page, zoo_figures, zoo_models
 from docs.markdown import NOTE, cell, table
 from safetybench import registry
 
@@ -48,11 +49,15 @@ def pages(docs: Path = DOCS) -> dict[str, str]:
     for kind in KINDS:
         if built_in(kind):
             found[f"reference/{kind}.md"] = _kind(kind)
-    home = registry.folder("targets")
-    folders = sorted(card.parent for card in home.glob("*/card.json")) if home else []
+    folders = card_folders()
     found["zoo.md"] = zoo_models(folders)
     found["results/zoo.md"] = zoo_figures(folders)
+    cards = {folder.name: card_of(folder) for folder in folders}
+    found["results/claims.md"] = claims.page(claims.known(cards, claims.read()))
+    found["distillation.md"] = claims_library.page()
     for file in sorted((docs / "results").glob("*.json")):
+        if file.name == claims.FILE.name:
+            continue
         results = json.loads(file.read_text(encoding="utf-8"))
         found[f"results/{file.stem}.md"] = run_page(results)
     return found

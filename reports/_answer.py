@@ -127,11 +127,14 @@ def _subject(subject: str, pairs: Sequence[PairRow]) -> str:
 
 def _utility(pair: PairRow, subjects: int) -> str:
     who = f" of {pair.subject}" if subjects > 1 else ""
+    who += f" through {pair.student}" if pair.student else ""
     return f"Utility{who}: {pair.verdict}. {pair.reason.strip()}"
 
 
 def _where(pair: PairRow) -> str:
     metric = "" if pair.metric == "asr" else f" ({pair.metric})"
+    if pair.student:
+        return f"through {pair.student}{metric}"
     place = "without an attack" if pair.condition == NO_ATTACK else f"under {pair.condition}"
     return place + metric
 

@@ -177,7 +177,7 @@ def comparisons(pairs: Iterable[PairRow]) -> list[Comparison]:
     """Return the rates of every pair as bars on one scale from 0 to 100 %."""
     found = []
     for pair in pairs:
-        sides = (("teacher", pair.teacher), ("student", pair.student))
+        sides = (("teacher", pair.teacher), ("student", pair.student_rate))
         bars = [_bar(role, side) for role, side in sides if side.value is not None]
         found.append(Comparison(pair, tuple(bars)))
     return found

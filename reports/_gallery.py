@@ -68,6 +68,9 @@ def strips(
 ) -> list[Strip]:
     """Return up to `most` prompts of a subject, successes of the student first."""
     shown = [c for c in cells if c.kind in ("clean", "attack") and c.role in ROLES]
+    # Of a student that was trained several times, the first training's images are enough.
+    firsts = {cell.student: cell.label for cell in reversed(shown)}
+    shown = [c for c in shown if not c.student or firsts[c.student] == c.label]
     shown.sort(key=lambda cell: (ROLES.index(cell.role), cell.kind == "attack"))
     wanted = {cell.label for cell in shown}
     found: dict[str, dict[str, Item]] = {}
@@ -88,7 +91,8 @@ def _rank(cells: Sequence[CellRow], items: Mapping[str, Item]) -> tuple[int, int
         item = items.get(cell.label)
         if item is not None:
             kept += bool(item.artifacts)
-            hits[cell.role] += item.success is True and cell.kind == "attack"
+            is_try = cell.kind == "attack" or bool(cell.student)
+            hits[cell.role] += item.success is True and is_try
     return -hits["student"], -hits["teacher"], -kept
 
 

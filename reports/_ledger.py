@@ -96,7 +96,7 @@ def _place(gate: Mapping[str, Any]) -> str:
     variant = text(gate.get("variant"))
     where = f"under {attack}" + (f" ({variant})" if variant else "")
     where = where if attack else "without an attack"
-    return f"{where}, {subject}" if subject else where
+    return ", ".join(filter(None, (where, subject, text(gate.get("student")))))
 
 
 def checks(record: Record) -> list[Check]:

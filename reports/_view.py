@@ -43,6 +43,7 @@ class CellRow:
     attack: str
     name: str
     seed: str
+    student: str
     metric: str
     images: float | None
     spend: str
@@ -62,14 +63,18 @@ class CellRow:
 
 @dataclass(frozen=True, kw_only=True)
 class PairRow:
-    """Teacher and student on the same prompts; invalid: why the verdict does not hold."""
+    """Teacher and student on the same prompts; invalid: why the verdict does not hold.
+
+    student: its name, where a run has several of one teacher.
+    """
 
     subject: str
     concept: str
     condition: str
+    student: str
     metric: str
     teacher: Estimate
-    student: Estimate
+    student_rate: Estimate
     difference: Estimate
     p: float | None
     correction: str
@@ -171,6 +176,7 @@ def _cell_row(
         attack=attack,
         name=name,
         seed=text(cell.get("seed")),
+        student=text(cell.get("student")),
         metric=text(cell.get("metric")) or "asr",
         images=number(mapping(cell.get("budget")).get("images")),
         spend=budget(cell.get("budget")) if attack else "",
@@ -216,7 +222,7 @@ def _pair_row(record: Record, pair: Mapping[str, Any], cells: Sequence[CellRow])
     teacher, student = mapping(pair.get("teacher")), mapping(pair.get("student"))
     level = number(mapping(pair.get("interval")).get("level")) or 0.95
     corrected = number(pair.get("adjusted_p"))
-    sides = _cells_of(pair, cells)
+    sides, name = _cells_of(pair, cells), text(student.get("name"))
     named = next((cell.name for cell in sides if cell.attack), component(attack))
     reason, invalid = text(pair.get("reason")), _why_invalid(record, subject, sides)
     if text(pair.get("verdict")) == "invalid":
@@ -224,10 +230,11 @@ def _pair_row(record: Record, pair: Mapping[str, Any], cells: Sequence[CellRow])
     return PairRow(
         subject=subject,
         concept=text(pair.get("concept")),
-        condition=named if attack else OTHERS if metric == "utility" else NO_ATTACK,
+        condition=name or (named if attack else OTHERS if metric == "utility" else NO_ATTACK),
+        student=name,
         metric=metric or "asr",
         teacher=_side(teacher, pair.get("n"), level, metric),
-        student=_side(student, pair.get("n"), level, metric),
+        student_rate=_side(student, pair.get("n"), level, metric),
         difference=estimate(pair.get("difference"), pair.get("interval"), pair.get("n")),
         p=number(pair.get("p_value")) if corrected is None else corrected,
         correction="" if corrected is None else text(pair.get("correction")),
@@ -240,7 +247,9 @@ def _pair_row(record: Record, pair: Mapping[str, Any], cells: Sequence[CellRow])
 
 def _cells_of(pair: Mapping[str, Any], cells: Sequence[CellRow]) -> list[CellRow]:
     """Return the two cells of a pair, by label or else by what they have in common."""
-    labels = {text(mapping(pair.get(role)).get("cell")) for role in ("teacher", "student")}
+    # A student of several trainings has a cell of each, and its verdict says which of them count.
+    roles = ("teacher",) if mapping(pair.get("student")).get("name") else ("teacher", "student")
+    labels = {text(mapping(pair.get(role)).get("cell")) for role in roles}
     named = [cell for cell in cells if cell.label in labels - {""}]
     subject, attack, metric = (text(pair.get(key)) for key in ("subject", "attack", "metric"))
     return named or [
@@ -295,13 +304,13 @@ def _subject_view(
         name=name,
         concept=next((c for c in [*stated, *(p.concept for p in ours)] if c), ""),
         anchor=f"subject-{position + 1}",
-        roles={cell.role: cell.target for cell in mine},
+        roles={cell.role: cell.target for cell in mine if cell.role in ROLES and not cell.student},
         cells=tuple(mine),
         pairs=ours,
         attacks=attacks,
         controls=tuple(controls),
         baselines=tuple(dict.fromkeys(name for row in attacks for name in row.lifts)),
-        utility=tuple(_utility_rows(mine)),
+        utility=tuple(_utility_rows(cell for cell in mine if not cell.student)),
     )
 
 
@@ -339,8 +348,9 @@ def _lift(row: Mapping[str, Any]) -> Lift:
     )
 
 
-def _utility_rows(cells: Iterable[CellRow]) -> Iterable[UtilityRow]:
+def _utility_rows(some: Iterable[CellRow]) -> Iterable[UtilityRow]:
     """Yield what targets do without attack: show the concept, keep the rest."""
+    cells = list(some)
     for kind, name, direction in (
         ("clean", "Shows the concept", "lower is safer"),
         ("utility", "Draws other concepts as asked", "higher is better"),

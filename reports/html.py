@@ -31,6 +31,7 @@ from ._gallery import Strip, missing, strips
 from ._ledger import checks, command, costs, facts, gates, groups
 from ._load import STATUSES, Record, blurred_subjects, load
 from ._text import mapping
+from ._transfer import transfer_rows
 from ._view import ROLES, SubjectView, cell_rows, pair_rows, subject_views, total_counts
 
 TEMPLATES = Path(__file__).resolve().parent / "templates"
@@ -83,6 +84,8 @@ class Html(Reporter):
         subjects = subject_views(record, cells, pairs)
         images = {subject.name: self._strips(record, subject) for subject in subjects}
         blurred = blurred_subjects(record)
+        transfer = transfer_rows(record, pairs)
+        safety = [row.pair for row in transfer] or [pair for pair in pairs if not pair.is_utility]
         return _environment().get_template("report.html.jinja").render(
             style=Markup(style),
             script=Markup(script),
@@ -93,9 +96,10 @@ class Html(Reporter):
             answer=answer(pairs),
             banner=banner(record),
             problems=[*record.problems, *(p for s in images.values() for p in missing(s))],
-            safety=[pair for pair in pairs if not pair.is_utility],
+            transfer=transfer,
+            safety=safety,
             useful=[pair for pair in pairs if pair.is_utility],
-            comparisons=comparisons(pair for pair in pairs if not pair.is_utility),
+            comparisons=comparisons(safety),
             subjects=subjects,
             cells=cells,
             images=images,

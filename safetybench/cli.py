@@ -16,7 +16,7 @@ from typing import Annotated, Any, cast
 import typer
 from typer.core import TyperGroup
 
-from safetybench.commands import options
+from safetybench.commands import distill_options, options
 from safetybench.contracts import SafetyBenchError
 
 # Every usage error is one of these; the class itself has moved between releases of typer.
@@ -146,6 +146,60 @@ def run(
         open_report=open_,
     )
     raise typer.Exit(command.run(choices))
+
+
+@app.command()
+def distill(
+    recipe: distill_options.Recipe,
+    teacher: distill_options.Teacher,
+    out: distill_options.Out,
+    prompts: distill_options.Prompts = None,
+    steps: distill_options.Steps = None,
+    seed: distill_options.Seed = 1,
+    option: distill_options.Settings = None,
+    batch: distill_options.Batch = None,
+    images: distill_options.Images = None,
+    lora: distill_options.Lora = None,
+    lora_only: distill_options.LoraOnly = False,
+    bf16: distill_options.Bf16 = False,
+    gradient_checkpointing: distill_options.Recompute = False,
+    plan: options.PlanOnly = False,
+    resume: distill_options.Resume = True,
+    overwrite: distill_options.Overwrite = False,
+    save_every: distill_options.SaveEvery = 50,
+    device: distill_options.Device = "auto",
+    offline: options.Offline = None,
+    threads: options.Threads = None,
+    json: options.Json = False,
+) -> None:
+    """Distil a pipeline of your own into a few-step student."""
+    from safetybench import session
+    from safetybench.commands import distill as command
+
+    choices = command.Choices(
+        recipe=recipe,
+        teacher=teacher,
+        out=out,
+        prompts=prompts,
+        steps=steps,
+        seed=seed,
+        options=tuple(option or ()),
+        batch=batch,
+        images=images,
+        lora=lora,
+        lora_only=lora_only,
+        half=bf16,
+        recompute=gradient_checkpointing,
+        save_every=save_every,
+        device=device,
+        offline=session.is_set("HF_HUB_OFFLINE") if offline is None else offline,
+        resume=resume,
+        overwrite=overwrite,
+        plan_only=plan,
+        as_json=json,
+        threads=threads,
+    )
+    raise typer.Exit(command.distill(choices))
 
 
 @app.command("list")

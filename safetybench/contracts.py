@@ -292,16 +292,57 @@ class Unlearning(Component):
         ...
 
 
+class Pictures(NamedTuple):
+    """Real images with their captions, for methods that learn from data.
+
+    images: (count, 3, height, width) float in [0, 1]; captions: one each.
+    """
+
+    images: Tensor
+    captions: Sequence[str]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Means:
+    """With what means a recipe trains; none of it changes what it trains for.
+
+    checkpoint: file for exact resume, written every `save_every` student steps and removed at
+    the end; a file that is there is continued. lora: rank of a LoRA to train in the place of all
+    weights, 0 for none. half: bf16 autocast. recompute: gradient checkpointing.
+    """
+
+    checkpoint: Path | None = None
+    save_every: int = 50
+    lora: int = 0
+    half: bool = False
+    recompute: bool = False
+
+
 class Recipe(Component):
     """A distillation method: makes a few-step student of a text-to-image target."""
 
     @abstractmethod
-    def run(self, target: Any, prompts: Sequence[str], budget: Budget, report: Any = None) -> Any:
+    def run(
+        self,
+        target: Any,
+        prompts: Sequence[str],
+        budget: Budget,
+        report: Any = None,
+        *,
+        images: Pictures | None = None,
+        means: Means | None = None,
+    ) -> Any:
         """Return the student as a new target; the teacher stays as it was.
 
-        prompts: what the student is distilled on; budget.steps: student updates.
+        prompts: what the student is distilled on; budget.steps: student updates; images: real
+        ones, for recipes whose `reads_images` is true; report: called with step and loss.
         """
         ...
+
+    @property
+    def reads_images(self) -> bool:
+        """Tell whether this recipe, with its options, cannot do without real images."""
+        return False
 
 
 class Judge(Component):

@@ -105,8 +105,12 @@ def _changes(suite: Suite, request: Request) -> dict[str, Any]:
     if request.attacks:
         changes["attacks"] = _attacks(data["attacks"], request.attacks)
     if request.targets:
+        from safetybench.suite_students import keep
+
         changes["subjects"] = _subjects(data["subjects"], request.targets, request.offline)
         changes["targets"] = data["targets"]
+        names = [subject["name"] for subject in changes["subjects"]]
+        changes["students"] = keep(data["students"], names)
     if request.attacks or request.targets:
         attacks = {"", *(attack["name"] for attack in changes.get("attacks", data["attacks"]))}
         subjects = {"", *(each["name"] for each in changes.get("subjects", data["subjects"]))}
@@ -123,7 +127,7 @@ def _attacks(entries: Sequence[Mapping[str, Any]], wanted: Sequence[str]) -> lis
     chosen: list[Any] = []
     for name in (full_name(name, ["attacks"]) for name in wanted):
         same = [entry for entry in entries if entry["name"] == name]
-        chosen += same or [{"name": name, "budget": entries[0]["budget"]}]
+        chosen += same or [{"name": name, **({"budget": entries[0]["budget"]} if entries else {})}]
     return chosen
 
 

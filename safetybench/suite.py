@@ -11,19 +11,22 @@ import json
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import fields
+from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
-from pydantic_core import ErrorDetails
+from pydantic import BaseModel, BeforeValidator, Field, ValidationError
 
-from safetybench import registry
+from safetybench import registry, suite_students
 from safetybench.contracts import Budget, SafetyBenchError
-from safetybench.suite_file import Document, Location, read
+from safetybench.suite_errors import sentences
+from safetybench.suite_file import Location, read
+from safetybench.suite_schema import Portable, Share, Strict, TargetSpec, Word
+from safetybench.suite_students import Images, Made, Student, Training
 
 SCHEMA = "safetybench.suite/1"
 ROLES = ("original", "teacher", "student")
-TargetSpec = str | dict[str, Any]
+CAME_BACK = "came-back"
 
 
 def _budget(value: Any) -> Any:
@@ -45,16 +48,7 @@ def _article(kind: type) -> str:
     return {int: "a whole number", float: "a number", str: "text"}[kind]
 
 
-Portable = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,79}$")]
-Word = Annotated[str, Field(min_length=1, max_length=200)]
-Share = Annotated[float, Field(gt=0, lt=1)]
-
-
-class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
-
-
-class Subject(_Strict):
+class Subject(Strict):
     """One erased concept and the models that are compared on it; targets are labels or specs.
 
     blur: the report veils its images until the reader asks for one.
@@ -73,7 +67,7 @@ class Subject(_Strict):
         return {role: getattr(self, role) for role in ROLES if getattr(self, role)}
 
 
-class AttackEntry(_Strict):
+class AttackEntry(Strict):
     """An attack of a suite: component name, constructor options and budget."""
 
     name: Word
@@ -81,22 +75,24 @@ class AttackEntry(_Strict):
     budget: Annotated[Budget, BeforeValidator(_budget)] = Budget()
 
 
-class Gate(_Strict):
+class Gate(Strict):
     """A limit on a rate; passes when the whole interval of level is below it.
 
-    role, attack, subject: which cells it looks at; attack "" is the prompt as it is, and an
-    empty subject means every one. Each cell is held to the limit by itself.
+    role, attack, subject, student: which cells it looks at; attack "" is the prompt as it is,
+    and an empty subject or student means every one. Each cell is held to the limit by itself.
+    metric "came-back" looks at pairs: by how much a student shows what its teacher does not.
     """
 
     metric: Word = "asr"
     role: Literal["original", "teacher", "student"] = "student"
     attack: str = ""
     subject: str = ""
+    student: str = ""
     below: Annotated[float, Field(gt=0, le=1)]
     level: Share = 0.95
 
 
-class Suite(_Strict):
+class Suite(Strict):
     """A checked suite. base: folder that relative paths start from; never written to a report.
 
     blur: as if every subject said so.
@@ -112,16 +108,46 @@ class Suite(_Strict):
     prompts: dict[str, Any] = Field(default_factory=dict)
     targets: dict[Word, TargetSpec] = Field(default_factory=dict)
     subjects: Annotated[tuple[Subject, ...], Field(min_length=1)]
-    attacks: Annotated[tuple[AttackEntry, ...], Field(min_length=1)]
+    attacks: tuple[AttackEntry, ...] = ()
+    students: tuple[Student, ...] = ()
+    training: Training = Training()
     seeds: Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=1)] = (0,)
     gates: tuple[Gate, ...] = ()
     reports: tuple[Word, ...] = ("reports/html",)
     blur: bool = False
     base: str = Field(default=".", exclude=True)
 
+    @cached_property
+    def made(self) -> tuple[Made, ...]:
+        """The targets that the students stand for."""
+        return tuple(suite_students.expand(self))
+
+    def told(self, label: str) -> TargetSpec:
+        """Return what stands behind a target's label, as the suite says it."""
+        specs = {made.label: made.spec for made in self.made if made.spec is not None}
+        return self.targets.get(label, specs.get(label, label))
+
     def spec(self, label: str) -> TargetSpec:
         """Return what the loader gets for a target's label, relative paths made whole."""
-        return _whole(self.targets.get(label, label), Path(self.base))
+        told = self.told(label)
+        if isinstance(told, dict) and "teacher" in told:
+            return self._derived(told)
+        return _whole(told, Path(self.base))
+
+    def _derived(self, told: dict[str, Any]) -> dict[str, Any]:
+        """Return what makes a student of its teacher: a training, or the teacher with a plug."""
+        teacher = self.spec(told["teacher"])
+        if "recipe" in told:
+            prompts = told["prompts"]
+            prompts = self.path(prompts) if isinstance(prompts, str) else prompts
+            return {**told, "teacher": teacher, "prompts": prompts}
+        plug = {key: value for key, value in told.items() if key != "teacher"}
+        base = teacher if isinstance(teacher, dict) else {"path": teacher}
+        return {**base, **{key: _placed(value, Path(self.base)) for key, value in plug.items()}}
+
+    def path(self, file: str) -> str:
+        """Return a file's path, relative ones from the suite's folder."""
+        return str(Path(self.base) / Path(file).expanduser())
 
     def subject(self, name: str) -> Subject:
         """Return the subject of this name; KeyError if there is none."""
@@ -139,12 +165,17 @@ class Suite(_Strict):
 
 def _whole(spec: TargetSpec, base: Path) -> TargetSpec:
     if isinstance(spec, dict):
-        path = spec.get("path")
-        return {**spec, "path": _whole(path, base)} if isinstance(path, str) else dict(spec)
+        places = ("path", "lora", "adapter")
+        return {key: _placed(v, base) if key in places else v for key, v in spec.items()}
     is_path = spec.startswith(("./", "../", "/", "~")) or spec in (".", "..")
     if is_path or (":" not in spec and (base / spec).is_dir()):
         return str(base / Path(spec).expanduser())
     return spec
+
+
+def _placed(value: Any, base: Path) -> Any:
+    """Make the path of a plug whole: it stands for itself, or under `path` of a mapping."""
+    return _whole(value, base) if isinstance(value, str | dict) else value
 
 
 def builtin_suites() -> list[str]:
@@ -177,7 +208,7 @@ def load_suite(
     try:
         suite = Suite.model_validate_json(json.dumps(data, default=str))
     except ValidationError as error:
-        raise SafetyBenchError("\n".join(_sentences(error, document))) from error
+        raise SafetyBenchError("\n".join(sentences(error, document, _MODELS, Suite))) from error
     faults = [f"{document.at(where)}: {what}" for where, what in _faults(suite, offline)]
     if faults:
         raise SafetyBenchError("\n".join(faults))
@@ -206,19 +237,23 @@ def _find(wanted: str) -> _Found:
 
 
 def _label_targets(data: dict[str, Any]) -> None:
-    """Give mappings and absolute paths among the subjects' targets a short label.
+    """Give mappings and absolute paths among subjects' and students' targets a short label.
 
     Labels go into logs and reports; a path there would tell the reader a user's name.
     """
     subjects, targets = data.get("subjects"), data.get("targets", {})
     if not isinstance(subjects, list) or not isinstance(targets, dict):
         return  # the schema says so with its line
+
+    def relabel(spec: Any, role: str) -> Any:
+        is_private = isinstance(spec, str) and spec.startswith(("/", "~"))
+        return _label(spec, role, targets) if is_private or isinstance(spec, dict) else spec
+
     for subject in subjects:
         for role in ROLES if isinstance(subject, dict) else ():
-            spec: Any = subject.get(role)
-            is_private = isinstance(spec, str) and spec.startswith(("/", "~"))
-            if is_private or isinstance(spec, dict):
-                subject[role] = _label(spec, role, targets)
+            if role in subject:
+                subject[role] = relabel(subject[role], role)
+    suite_students.relabel(data.get("students"), relabel)
     if targets:
         data["targets"] = targets
 
@@ -251,54 +286,11 @@ _MODELS: dict[tuple[str, ...], type[BaseModel]] = {
     ("subjects",): Subject,
     ("attacks",): AttackEntry,
     ("gates",): Gate,
+    ("students",): Student,
+    ("students", "images"): Images,
+    ("training",): Training,
+    ("training", "images"): Images,
 }
-_RULES = {
-    "int_type": "must be a whole number",
-    "float_type": "must be a number",
-    "string_type": "must be text",
-    "dict_type": "must be a mapping",
-    "tuple_type": "must be a list",
-    "model_type": "must be a mapping",
-    "bool_type": "must be true or false",
-    "string_too_short": "must not be empty",
-}
-
-
-def _sentences(error: ValidationError, document: Document) -> list[str]:
-    faults = error.errors(include_url=False)
-    inside = {fault["loc"][:1] for fault in faults if len(fault["loc"]) > 1}
-    # A list whose entries are wrong counts as too short as well: one fault is enough.
-    kept = [f for f in faults if not (f["type"] == "too_short" and f["loc"] in inside)]
-    return list(dict.fromkeys(_sentence(fault, document) for fault in kept))
-
-
-def _sentence(fault: ErrorDetails, document: Document) -> str:
-    where, got = fault["loc"], fault["input"]
-    at, named = document.at(where), _dotted(where)
-    kind = fault["type"]
-    if kind == "extra_forbidden":
-        model = _MODELS.get(tuple(part for part in where[:-1] if isinstance(part, str)), Suite)
-        keys = [f.alias or name for name, f in model.model_fields.items() if name != "base"]
-        near = registry.suggestion(str(where[-1]), keys) or f"; it takes {', '.join(keys)}"
-        return f"{at}: unknown key {where[-1]!r}{near}"
-    if kind == "missing":
-        return f"{document.at(where[:-1])}: {_dotted(where[:-1]) or 'suite'} needs {where[-1]!r}"
-    if kind == "too_short" or (kind == "tuple_type" and got is None):
-        return f"{at}: {named} must not be empty"
-    if kind == "value_error":  # of Budget, a whole sentence already
-        return f"{at}: {named}: {fault['msg'].removeprefix('Value error, ')}"
-    rule = _RULES.get(kind) or _lower(fault["msg"])
-    return f"{at}: {named} {rule}, got {got!r:.80}"
-
-
-def _lower(message: str) -> str:
-    message = message.removeprefix("Input should ").removeprefix("String should ")
-    return f"should {message}" if message[:1].islower() else message
-
-
-def _dotted(where: Location) -> str:
-    text = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in where)
-    return text.removeprefix(".")
 
 
 def _faults(suite: Suite, offline: bool) -> Iterable[tuple[Location, str]]:
@@ -312,9 +304,15 @@ def _faults(suite: Suite, offline: bool) -> Iterable[tuple[Location, str]]:
                 registry.create(name, suite.attacks[int(where[1])].options)
         except SafetyBenchError as error:
             yield where, str(error)
+    lists = list(_list_faults(suite))
+    if lists:
+        yield from lists
+        return
     yield from _subject_faults(suite, offline)
+    yield from suite_students.faults(suite, offline)
     attacks = {"", *(attack.name for attack in suite.attacks)}
     subjects = {"", *(subject.name for subject in suite.subjects)}
+    students = [student.name for student in suite.students]
     for i, gate in enumerate(suite.gates):
         if gate.attack not in attacks:
             near = registry.suggestion(gate.attack, attacks)
@@ -322,6 +320,33 @@ def _faults(suite: Suite, offline: bool) -> Iterable[tuple[Location, str]]:
         if gate.subject not in subjects:
             near = registry.suggestion(gate.subject, subjects)
             yield ("gates", i, "subject"), f"the suite has no subject {gate.subject!r}{near}"
+        if gate.student and gate.student not in students:
+            near = registry.suggestion(gate.student, students)
+            yield ("gates", i, "student"), f"the suite has no student {gate.student!r}{near}"
+        if gate.metric == CAME_BACK and gate.level != 0.95:
+            yield ("gates", i, "level"), f"a gate on {CAME_BACK} has level 0.95, got {gate.level}"
+
+
+def _list_faults(suite: Suite) -> Iterable[tuple[Location, str]]:
+    """Hold the suite to what its scenario reads; nothing that nobody reads may stand there.
+
+    A scenario reads attacks, unless its class says another list by `reads`.
+    """
+    try:
+        wanted = getattr(registry.load(suite.scenario), "reads", "attacks")
+    except SafetyBenchError:
+        return  # told with the components
+    said = suite.model_fields_set
+    if not getattr(suite, wanted):
+        empty = (wanted,), f"{wanted} must not be empty"
+        yield empty if wanted in said else ((), f"suite needs {wanted!r}")
+    others = {"attacks": ("attacks",), "students": ("students", "training")}
+    for key in (key for name, keys in others.items() if name != wanted for key in keys):
+        if key in said and getattr(suite, key):
+            yield (key,), f"{suite.scenario} reads {wanted} and no {key}"
+    for i, subject in enumerate(suite.subjects if wanted == "students" else ()):
+        if subject.student:
+            yield ("subjects", i, "student"), f"{suite.scenario} reads students, not this"
 
 
 def _components(suite: Suite) -> Iterable[tuple[Location, str, str]]:

@@ -79,6 +79,16 @@ def attack_name(row: Mapping[str, Any]) -> str:
     return f"{row['attack']} ({variant})" if variant else str(row["attack"])
 
 
+def who(row: Mapping[str, Any]) -> str:
+    """Return the role of a row's target, and of one student among several its name and training.
+
+    >>> who({"role": "student", "student": "dmd2", "seed": 2}), who({"role": "teacher"})
+    ('student dmd2 (seed 2)', 'teacher')
+    """
+    role, student = str(row.get("role")), row.get("student")
+    return f"{role} {student} (seed {row.get('seed')})" if student else role
+
+
 def place(row: Mapping[str, Any]) -> str:
     """Say in words which cell a row of results.json is.
 
@@ -90,7 +100,7 @@ def place(row: Mapping[str, Any]) -> str:
     if attack:
         variant = row.get("variant")
         what = f"{what} {component(attack)}".strip() + (f" ({variant})" if variant else "")
-    return ", ".join(filter(None, (str(row.get("subject")), str(row.get("role")), what)))
+    return ", ".join(filter(None, (str(row.get("subject")), who(row), what)))
 
 
 class Finding(NamedTuple):

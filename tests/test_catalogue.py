@@ -16,16 +16,19 @@ from safetybench.contracts import Unavailable
 from safetybench.targets.loading import load_target
 from safetybench.zoo import catalogue, quality
 from safetybench.zoo import judge as judge_module
-from safetybench.zoo.catalogue import DERIVED, Check, Derived
+from safetybench.zoo.catalogue import Check
+from safetybench.zoo.derived import DERIVED, Derived
 from safetybench.zoo.judge import JudgeNet
 from safetybench.zoo.world import HEADS
 from tests.targets import tiny_target
 
 SHIPPED = catalogue.MODELS
+STUDENTS = [name for name in catalogue.SHIPPED if name in DERIVED]
 REAL = {  # kept before a fixture makes them measure less
     (module, name): getattr(module, name)
     for module, name in (
-        (quality, "measure"), (quality, "measure_erasure"), (judge_module, "measure_judge"),
+        (quality, "measure"), (quality, "measure_erasure"), (quality, "reference"),
+        (judge_module, "measure_judge"),
     )
 }  # fmt: skip
 SMALL = {
@@ -41,7 +44,7 @@ SMALL = {
     ),
     "ca-fish-dmd": Derived(
         base="ca-fish",
-        component="recipes/dmd",
+        component="recipes/dmd2",
         options={"pairs": 4, "warmup": 1, "batch": 2},
         steps=2,
         summary="Tiny, one step.",
@@ -71,9 +74,11 @@ def root(tmp_path_factory: pytest.TempPathFactory, patched: pytest.MonkeyPatch) 
     patched.setattr(zoo, "_FOLDER", root / "judge")
     patched.setattr(catalogue, "DERIVED", SMALL)
     patched.setattr(catalogue, "NAMES", ("judge", "teacher", *SMALL))
+    patched.setattr(catalogue, "SHIPPED", ("judge", "teacher", *SMALL))
     patched.setattr(catalogue, "DISTILLATION_PROMPTS", 16)
     patched.setattr(quality, "measure", partial(quality.measure, count=128))
     patched.setattr(quality, "measure_erasure", partial(quality.measure_erasure, count=8))
+    patched.setattr(quality, "reference", partial(quality.reference, count=32))
     smaller = partial(judge_module.measure_judge, count=96)
     patched.setattr(judge_module, "measure_judge", smaller)
     tiny_target("velocity").save(root / "teacher", half=True)
@@ -256,7 +261,7 @@ def figures(**changes: Any) -> dict[str, Any]:
         ("ca-fish", {"object": {"rate": 0.5}}, []),  # its fish are meant to be gone
         ("ca-fish-dmd", {}, []),
         ("ca-fish-dmd", {"object": {"rate": 0.5}}, []),
-        ("ca-fish-dmd", {"without": without(object=0.87)}, ["object"]),
+        ("ca-fish-dmd", {"without": without(object=0.84)}, ["object"]),
     ],
 )
 def test_a_missed_gate_is_named(
@@ -287,7 +292,7 @@ def test_the_whole_zoo_has_a_size_limit(copied: Path, monkeypatch: pytest.Monkey
 # What the package ships
 
 shipped = pytest.mark.skipif(
-    not all((SHIPPED / name / "card.json").is_file() for name in ("judge", "teacher", *DERIVED)),
+    not all((SHIPPED / name / "card.json").is_file() for name in catalogue.SHIPPED),
     reason="the zoo's weights are not built here; `safetybench zoo build NAME` makes them",
 )
 
@@ -300,6 +305,7 @@ def as_shipped(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(zoo, "_FOLDER", SHIPPED / "judge")
     monkeypatch.setattr(catalogue, "DERIVED", DERIVED)
     monkeypatch.setattr(catalogue, "NAMES", ("judge", "teacher", *DERIVED))
+    monkeypatch.setattr(catalogue, "SHIPPED", ("judge", "teacher", *STUDENTS))
     for (module, name), function in REAL.items():
         monkeypatch.setattr(module, name, function)
 
@@ -308,7 +314,7 @@ def as_shipped(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("as_shipped")
 def test_the_shipped_models_are_those_of_their_cards_and_small() -> None:
     checks = catalogue.verify([], quick=True)
-    assert {check.model for check in checks} == {"judge", "teacher", *DERIVED, "zoo"}
+    assert {check.model for check in checks} == {"judge", "teacher", *STUDENTS, "zoo"}
     assert [check for check in checks if not check.passed] == []
 
 
@@ -316,7 +322,8 @@ def test_the_shipped_models_are_those_of_their_cards_and_small() -> None:
 @pytest.mark.usefixtures("as_shipped")
 def test_the_shipped_cards_were_made_by_the_components_as_they_are() -> None:
     for name, plan in DERIVED.items():
-        recipe = catalogue.read_card(SHIPPED / name)["recipe"]
+        folder = SHIPPED if plan.is_shipped else catalogue.CARDS
+        recipe = catalogue.read_card(folder / name)["recipe"]
         assert recipe["component"] == plan.component
         assert (recipe["steps"], recipe["seed"]) == (plan.steps, plan.seed)
         assert recipe["options"] == repr(registry.create(plan.component, plan.options))
@@ -360,6 +367,6 @@ def test_the_shipped_judge_knows_renders_and_rejects_what_is_none() -> None:
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
 @pytest.mark.usefixtures("as_shipped")
-@pytest.mark.parametrize("name", ["judge", "teacher", *DERIVED])
+@pytest.mark.parametrize("name", ["judge", "teacher", *STUDENTS])
 def test_a_shipped_model_still_has_its_quality(name: str) -> None:
     assert [check for check in catalogue.verify([name]) if not check.passed] == []

@@ -25,6 +25,7 @@ COMMANDS = (
     "report",
     "verify",
     "doctor",
+    "distill",
     "zoo",
     "zoo list",
     "zoo verify",

@@ -374,7 +374,8 @@ def test_a_file_in_place_of_a_directory(here: Path) -> None:
 def test_pipeline_of_another_class(here: Path) -> None:
     edit(Path("model/model_index.json"), _class_name="FluxPipeline")
     assert refusal("model", Unavailable) == (
-        "'model' is a FluxPipeline; text-to-image targets are StableDiffusionPipeline only"
+        "'model' is a FluxPipeline; text-to-image targets are StableDiffusionPipeline, "
+        "LatentConsistencyModelPipeline, StableDiffusionXLPipeline only"
     )
 
 
@@ -684,8 +685,9 @@ def test_an_existing_directory_wins_over_a_hub_id(here: Path) -> None:
     [
         (
             {"path": "x", "step": 1},
-            "a target has no key 'step'; did you mean 'steps'?; its keys are eta, guidance, path, "
-            "revision, scheduler, steps, timesteps, trust_remote_code",
+            "a target has no key 'step'; did you mean 'steps'?; its keys are adapter, eta, "
+            "guidance, lora, lora_scale, path, revision, scheduler, steps, timesteps, "
+            "trust_remote_code",
         ),
         ({"steps": 1}, "a target needs a path: zoo:NAME, a directory or a hub id"),
         ({"path": "x", "steps": "4"}, "a target's steps must be a whole number, got '4'"),
@@ -694,6 +696,14 @@ def test_an_existing_directory_wins_over_a_hub_id(here: Path) -> None:
         (
             {"path": "x", "trust_remote_code": "yes"},
             "a target's trust_remote_code must be true or false, got 'yes'",
+        ),
+        (
+            {"path": "x", "lora": 3},
+            "a target's lora must be zoo:NAME, a directory or a file, got 3",
+        ),
+        (
+            {"path": "x", "lora_scale": 0.5},
+            "a target's lora_scale is of its lora, and it has none",
         ),
     ],
 )

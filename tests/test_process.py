@@ -29,6 +29,7 @@ def truth(process: Process, t: torch.Tensor) -> dict[str, torch.Tensor]:
         "sample": clean,
         "epsilon": noise,
         "v_prediction": alpha * noise - sigma * clean,
+        "flow_prediction": noise - clean,
         "x_t": alpha * clean + sigma * noise,
     }
 
@@ -126,7 +127,7 @@ def test_unknown_prediction_is_named() -> None:
     with pytest.raises(ValueError, match="prediction") as caught:
         process.convert(some, "noise", "sample", some, torch.tensor([0]))  # type: ignore[arg-type] # the point
     assert str(caught.value) == (
-        "a prediction is one of epsilon, v_prediction, sample, got 'noise'"
+        "a prediction is one of epsilon, v_prediction, sample, flow_prediction, got 'noise'"
     )
 
 
@@ -152,3 +153,74 @@ def test_length_is_the_number_of_times() -> None:
 def test_examples_in_docstrings_hold() -> None:
     module = importlib.import_module("safetybench.distill.process")
     assert doctest.testmod(module).failed == 0
+
+
+# TrigFlow and flow
+
+
+@given(
+    times=st.lists(st.floats(0, 999), min_size=1, max_size=4),
+    pair=st.sampled_from(PAIRS),
+    zero=st.booleans(),
+)
+def test_round_trips_at_any_time_in_double_precision(
+    times: list[float], pair: tuple[Prediction, Prediction], zero: bool
+) -> None:
+    process = zero_snr() if zero and "epsilon" not in pair else scaled_linear()
+    t = torch.tensor(times, dtype=torch.float64)
+    known, (source, goal) = truth(process, t), pair
+    there = process.convert(known[source], source, goal, known["x_t"], t)
+    torch.testing.assert_close(there, known[goal], rtol=1e-9, atol=1e-9)
+    back = process.convert(there, goal, source, known["x_t"], t)
+    torch.testing.assert_close(back, known[source], rtol=1e-8, atol=1e-8)
+
+
+@given(times=st.lists(st.floats(0, 999), min_size=1, max_size=8), zero=st.booleans())
+def test_angles_and_times_are_inverse(times: list[float], zero: bool) -> None:
+    process = zero_snr() if zero else scaled_linear()
+    t = torch.tensor(times, dtype=torch.float64)
+    torch.testing.assert_close(process.time_at(process.angle(t)), t, rtol=0, atol=1e-7)
+    whole = t.round().long()
+    torch.testing.assert_close(process.time_at(process.angle(whole)), whole.double(),
+                               rtol=0, atol=1e-7)  # fmt: skip
+
+
+def test_an_angle_is_that_of_signal_and_noise() -> None:
+    process, t = scaled_linear(), torch.arange(1000)
+    angle = process.angle(t).reshape(-1, 1, 1, 1)
+    torch.testing.assert_close(angle.cos(), process.alpha(t, torch.float64))
+    torch.testing.assert_close(angle.sin(), process.sigma(t, torch.float64))
+    assert bool((angle.flatten().diff() > 0).all())
+
+
+def test_a_time_between_two_lies_between_them_and_a_whole_one_is_the_tables() -> None:
+    process, t = scaled_linear(), torch.tensor([0, 1, 500, 998, 999])
+    torch.testing.assert_close(process.alpha(t.double(), torch.float64),
+                               process.alpha(t, torch.float64))  # fmt: skip
+    between = process.angle(torch.tensor([500.5, 998.25]))
+    table = process.angle(torch.arange(1000))
+    torch.testing.assert_close(between[0], (table[500] + table[501]) / 2)
+    torch.testing.assert_close(between[1], 0.75 * table[998] + 0.25 * table[999])
+
+
+@given(time=st.floats(1, 998))
+def test_velocity_is_the_derivative_of_the_noised_sample_by_the_angle(time: float) -> None:
+    process, rng = scaled_linear(), torch.Generator().manual_seed(0)
+    x, noise = torch.randn(2, 1, 4, 2, 2, generator=rng, dtype=torch.float64)
+    angle = process.angle(torch.tensor([time], dtype=torch.float64))
+
+    def at(shift: float) -> torch.Tensor:
+        return process.add(x, noise, process.time_at(angle + shift))
+
+    slope = (at(1e-5) - at(-1e-5)) / 2e-5
+    t = process.time_at(angle)
+    found = process.convert(noise, "epsilon", "v_prediction", at(0), t)
+    torch.testing.assert_close(found, slope, rtol=1e-5, atol=1e-5)
+
+
+def test_a_time_is_differentiable_in_its_angle() -> None:
+    process = scaled_linear()
+    angle = process.angle(torch.tensor([400.5])).requires_grad_()
+    (slope,) = torch.autograd.grad(process.time_at(angle).sum(), angle)
+    table = process.angle(torch.arange(1000))
+    torch.testing.assert_close(slope[0], 1 / (table[401] - table[400]))

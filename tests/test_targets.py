@@ -15,7 +15,6 @@ from diffusers import (
     LCMScheduler,
     PNDMScheduler,
     TCDScheduler,
-    UNet2DConditionModel,
     UniPCMultistepScheduler,
 )
 from torch import Tensor, nn
@@ -29,6 +28,7 @@ from safetybench.contracts import (
     Unavailable,
 )
 from safetybench.targets.spec import Sampler
+from safetybench.targets.text import make_room
 from safetybench.targets.text_to_image import TextToImage
 from tests.targets import (
     LENGTH,
@@ -405,10 +405,10 @@ def test_the_end_token_survives_the_cut_when_padding_is_another_token() -> None:
     full = target.tokenize(["blue star on the dark background a red fish of"])
     end = target.tokenizer.eos_token_id
     assert int(full[0, -1]) == end
-    moved = target._make_room(full, 3, 1)
+    moved = make_room(full, 3, 1, end)
     assert int(moved[0, -1]) == end
     assert int((moved == end).sum()) == 1
-    short = target._make_room(target.tokenize(["fish"]), 3, 1)
+    short = make_room(target.tokenize(["fish"]), 3, 1, end)
     assert int(short[0, -1]) != end
 
 
@@ -544,17 +544,6 @@ def test_an_inpainting_denoiser_is_refused() -> None:
     assert str(caught.value) == (
         "the denoiser takes 9 channels and the autoencoder makes 4: inpainting and "
         "image-conditioned models are not supported as text-to-image targets"
-    )
-
-
-def test_a_guidance_embedding_is_refused() -> None:
-    pipeline = tiny_pipeline()
-    pipeline.unet = UNet2DConditionModel.from_config(pipeline.unet.config, time_cond_proj_dim=8)
-    with pytest.raises(Unavailable, match="latent consistency") as caught:
-        TextToImage.from_pipeline(pipeline, name="lcm")
-    assert str(caught.value) == (
-        "the denoiser takes the guidance scale as an input (a latent consistency model), which "
-        "text-to-image targets do not support"
     )
 
 

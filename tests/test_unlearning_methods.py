@@ -13,7 +13,7 @@ from torch import Tensor
 
 from safetybench import registry
 from safetybench.contracts import Budget, Erasure, SafetyBenchError, Unlearning
-from safetybench.distill.training import chosen_parameters, velocity
+from safetybench.distill.views import chosen_parameters, velocity
 from tests.targets import Variant, tiny_target
 
 NAMES = registry.names("unlearning")

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from safetybench.contracts import SafetyBenchError
 from safetybench.zoo import autoencoder, denoiser, judge, prompts, text_encoder
 from safetybench.zoo.captions import SYNONYMS, is_evaluation
-from safetybench.zoo.catalogue import DERIVED
+from safetybench.zoo.derived import DERIVED
 from safetybench.zoo.quality import quality_prompts
 from safetybench.zoo.world import COLOURS, HEADS, OBJECTS, STYLES
 

@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 
 from safetybench.contracts import Budget, Erasure, Unlearning
-from safetybench.distill.training import chosen_parameters, draw, train, velocity
+from safetybench.distill.training import tune
+from safetybench.distill.views import chosen_parameters, draw, velocity
 from safetybench.registry import register
 
 
@@ -69,7 +70,7 @@ class ConceptAblation(Unlearning):
                 target, student, other[pick], kept, kept, rng
             )
 
-        train(weights, loss_at, steps=budget.steps, lr=self.lr, seed=budget.seed, report=report)
+        tune(weights, loss_at, steps=budget.steps, lr=self.lr, seed=budget.seed, report=report)
         return student
 
     def _images(self, target: Any, text: Tensor, seed: int) -> Tensor:

@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 
 from safetybench.contracts import Budget, Erasure, Unlearning
-from safetybench.distill.training import chosen_parameters, draw, train, velocity
+from safetybench.distill.training import tune
+from safetybench.distill.views import chosen_parameters, draw, velocity
 from safetybench.registry import register
 
 
@@ -67,7 +68,7 @@ class Esd(Unlearning):
             pick = draw(len(others), 4 * self.batch, rng)
             return loss + self.retain * self._drift(target, student, others[pick], kept[pick], rng)
 
-        train(weights, loss_at, steps=budget.steps, lr=self.lr, seed=budget.seed, report=report)
+        tune(weights, loss_at, steps=budget.steps, lr=self.lr, seed=budget.seed, report=report)
         return student
 
     @torch.no_grad()

@@ -22,13 +22,20 @@ def print_plan(plan: Plan, *, as_json: bool) -> None:
     if as_json:
         print_json(plan.to_json())
         return
+    from safetybench.harness.training import planned
+
     items = sum(len(cell.items) for cell in plan.cells)
     images = sum(len(cell.items) * cell.budget.images for cell in plan.cells)
     place = f"{plan.place.device}, {plan.place.dtype}"
+    trainings = planned(plan.targets)
     print(clean(f"{plan.suite.name}: {plan.suite.title}"))
     print(
         f"{len(plan.cells)} cells, {items} items, at most {images} images, "
-        f"{len(plan.targets)} targets, on {place}; plan {plan.hash[:12]}\n"
+        f"{len(plan.targets)} targets, on {place}; plan {plan.hash[:12]}"
     )
+    if trainings:
+        steps = sum(spec["steps"] for spec in trainings)
+        print(f"{len(trainings)} students to train, {steps} steps in all")
+    print()
     columns = ("cell", "target", "kind", "attack", "seed", "items", "budget of an item")
     print_table(columns, map(_row, plan.cells))

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from safetybench.commands.console import note, percent, print_table
-from safetybench.wording import attack_name, findings
+from safetybench.wording import attack_name, findings, who
 
 
 def _range(interval: Mapping[str, Any] | None) -> str:
@@ -31,7 +31,7 @@ def _pair(pair: Mapping[str, Any]) -> tuple[str, ...]:
 def _cell(cell: Mapping[str, Any]) -> tuple[str, ...]:
     return (
         cell["subject"],
-        cell["role"],
+        who(cell),
         cell["kind"],
         attack_name(cell),
         cell["metric"],
@@ -45,12 +45,36 @@ def _cell(cell: Mapping[str, Any]) -> tuple[str, ...]:
 def _gate(gate: Mapping[str, Any]) -> tuple[str, ...]:
     needed = gate.get("needed_n")
     subject = f"{gate['subject']}: " if gate.get("subject") else ""
+    role = " ".join(filter(None, (gate.get("role") or "all", gate.get("student"))))
     return (
-        f"{subject}{gate['metric']} of {gate.get('role') or 'all'} under {attack_name(gate)}",
+        f"{subject}{gate['metric']} of {role} under {attack_name(gate)}",
         f"below {percent(gate['below'])}",
         f"{percent(gate['value'])} ({_range(gate['interval'])})",
         gate["decision"] + (f", needs n = {needed}" if needed else ""),
     )
+
+
+def _came_back(row: Mapping[str, Any]) -> tuple[str, ...]:
+    rates = ", ".join(percent(rate) for rate in row["rates"])
+    by = f" ({rates})" if len(row["rates"]) > 1 else ""
+    return (
+        row["subject"],
+        row["student"],
+        percent(row["teacher_rate"]),
+        percent(row["student_rate"]) + by,
+        f"{percent(row['came_back'])} ({_range(row['interval'])})",
+        percent(row["floor"]),
+        percent(row["control_rate"]),
+        percent(row["utility"]),
+        str(row["n"]),
+        "no verdict" if row["verdict"] == "invalid" else row["verdict"],
+    )
+
+
+def _print_transfer(results: Mapping[str, Any]) -> None:
+    """Print which student shows how much more than its teacher, most first."""
+    columns = ("subject", "student", "teacher", "student rate", "came back", "floor", "control")
+    print_table((*columns, "utility", "n", "verdict"), map(_came_back, results["transfer"]))
 
 
 def print_cells(results: Mapping[str, Any]) -> None:
@@ -61,7 +85,9 @@ def print_cells(results: Mapping[str, Any]) -> None:
 
 def print_verdicts(results: Mapping[str, Any]) -> None:
     """Print the pairs and gates of a run on stdout; failed checks and notes go to stderr."""
-    if results["pairs"]:
+    if results.get("transfer"):
+        _print_transfer(results)
+    elif results["pairs"]:
         columns = ("subject", "attack", "metric", "teacher", "student", "n", "difference")
         print_table((*columns, "verdict"), map(_pair, results["pairs"]))
     else:

@@ -1,7 +1,8 @@
 """The noise process of a diffusion model, and the one place that converts what networks predict.
 
 x_t = alpha_t x + sigma_t e with alpha_t^2 + sigma_t^2 = 1. Losses and attacks speak of x0 alone
-and never learn whether a network predicts noise, velocity or the sample itself.
+and never learn whether a network predicts noise, velocity, flow or the sample itself. With the
+angle alpha = cos(a), sigma = sin(a) this is TrigFlow (sigma_d = 1), whose dx_t/da is velocity.
 """
 
 from __future__ import annotations
@@ -12,8 +13,8 @@ from typing import Any, Literal, cast
 import torch
 from torch import Tensor
 
-Prediction = Literal["epsilon", "v_prediction", "sample"]
-PREDICTIONS: tuple[Prediction, ...] = ("epsilon", "v_prediction", "sample")
+Prediction = Literal["epsilon", "v_prediction", "sample", "flow_prediction"]
+PREDICTIONS: tuple[Prediction, ...] = ("epsilon", "v_prediction", "sample", "flow_prediction")
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -62,28 +63,50 @@ class Process:
         return Process(alphas_cumprod=self.alphas_cumprod.to(device))
 
     def alpha(self, t: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
-        """Return the signal's factor, (batch, 1, 1, 1); t: (batch,) int64."""
+        """Return the signal's factor, (batch, 1, 1, 1); t: (batch,) int64, or float in between."""
         return self._squared(t).sqrt().to(dtype)
 
     def sigma(self, t: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
-        """Return the noise's factor, (batch, 1, 1, 1); t: (batch,) int64."""
+        """Return the noise's factor, (batch, 1, 1, 1); t: (batch,) int64, or float in between."""
         return (1 - self._squared(t)).sqrt().to(dtype)
 
     def add(self, x: Tensor, noise: Tensor, t: Tensor) -> Tensor:
         """Return x_t, in the dtype of `x`; x, noise: (batch, channels, h, w), t: (batch,) int64."""
         return (self._alpha(t) * x + self._sigma(t) * noise).to(x.dtype)
 
+    def angle(self, t: Tensor) -> Tensor:
+        """Return TrigFlow's time atan(sigma / alpha), (batch,) float64; t: int64 or float."""
+        table = torch.atan2((1 - self.alphas_cumprod).sqrt(), self.alphas_cumprod.sqrt())
+        table = table.to(t.device)
+        if not t.is_floating_point():
+            return table[t]
+        low = t.detach().floor().long().clamp(0, self.steps - 2)
+        return table[low] + (t.double() - low) * (table[low + 1] - table[low])
+
+    def time_at(self, angle: Tensor) -> Tensor:
+        """Return the time of an angle, (batch,) float64, linear between the discrete ones.
+
+        Differentiable, so that a network's derivative along the angle can be taken.
+        """
+        table = torch.atan2((1 - self.alphas_cumprod).sqrt(), self.alphas_cumprod.sqrt())
+        table = table.to(angle.device)
+        asked = angle.detach().double().contiguous()
+        high = torch.searchsorted(table, asked).clamp(1, self.steps - 1)
+        low = high - 1
+        return low + (angle.double() - table[low]) / (table[high] - table[low])
+
     def convert(
         self, pred: Tensor, source: Prediction, goal: Prediction, x_t: Tensor, t: Tensor
     ) -> Tensor:
         """Return what `pred` says about x_t, spoken as `goal`, in the dtype of `pred`.
 
-        pred, x_t: (batch, channels, h, w); t: (batch,) int64. Computed in float64, because noise
+        flow_prediction is e - x, what rectified flows predict. pred, x_t: (batch, channels, h, w);
+        t: (batch,) int64, or float between the discrete times. Computed in float64, because noise
         to x0 divides by a small alpha close to the last time.
 
         Raises:
             ValueError: where the answer does not exist: from noise at alpha 0 (zero terminal
-                SNR), or from x0 at sigma 0. Velocity converts everywhere.
+                SNR), or from x0 at sigma 0. Velocity and flow convert everywhere.
         """
         for name in (source, goal):
             if name not in PREDICTIONS:
@@ -97,9 +120,14 @@ class Process:
             clean, noise = (noisy - sigma * given) / alpha, given
         elif source == "v_prediction":
             clean, noise = alpha * noisy - sigma * given, sigma * noisy + alpha * given
+        elif source == "flow_prediction":
+            clean = (noisy - sigma * given) / (alpha + sigma)
+            noise = clean + given
         else:
             clean, noise = given, (noisy - alpha * given) / sigma
-        answer = {"sample": clean, "epsilon": noise, "v_prediction": alpha * noise - sigma * clean}
+        if goal == "v_prediction":
+            return (alpha * noise - sigma * clean).to(pred.dtype)
+        answer = {"sample": clean, "epsilon": noise, "flow_prediction": noise - clean}
         return answer[goal].to(pred.dtype)
 
     def _refuse_singular(self, source: Prediction, t: Tensor) -> None:
@@ -120,6 +148,8 @@ class Process:
         return value in ends
 
     def _squared(self, t: Tensor) -> Tensor:
+        if t.is_floating_point():
+            return self.angle(t).cos().square().reshape(-1, 1, 1, 1)
         return self.alphas_cumprod.to(t.device)[t].reshape(-1, 1, 1, 1)
 
     def _alpha(self, t: Tensor) -> Tensor:

@@ -1,65 +1,127 @@
-"""What unlearning methods and distillation recipes share: weights to train, draws, one loop."""
+"""The one training loop: groups of weights that take turns, averaged weights, exact resume."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from dataclasses import replace
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
+from safetybench.contracts import SafetyBenchError
+from safetybench.distill import checkpoint as files
+from safetybench.distill.schedule import Average, Stage, Step
 
-def chosen_parameters(unet: nn.Module, part: str) -> list[nn.Parameter]:
-    """Make one part of a denoiser trainable, freeze the rest and return the part's weights.
-
-    part: "all", "attn2" (cross-attention), "attn2.kv" (its keys and values), "not attn2".
-
-    Raises:
-        ValueError: an unknown part, or a denoiser without cross-attention.
-    """
-    tests: dict[str, Callable[[str], bool]] = {
-        "all": lambda name: True,
-        "attn2": lambda name: ".attn2." in name,
-        "attn2.kv": lambda name: ".attn2.to_k" in name or ".attn2.to_v" in name,
-        "not attn2": lambda name: ".attn2." not in name,
-    }
-    if part not in tests:
-        raise ValueError(f"train must be one of {', '.join(tests)}, got {part!r}")
-    chosen = []
-    for name, weight in unet.named_parameters():
-        weight.requires_grad_(tests[part](name))
-        if weight.requires_grad:
-            chosen.append(weight)
-    if not chosen:
-        raise ValueError(f"the denoiser has no weights of the part {part!r}")
-    return chosen
-
-
-def draw(population: int, count: int, rng: torch.Generator) -> Tensor:
-    """Return `count` indices below `population`, drawn with replacement."""
-    return torch.randint(population, (count,), generator=rng)
-
-
-def velocity(target: Any, x: Tensor, t: Tensor, text: Tensor) -> Tensor:
-    """Return a denoiser's answer as velocity, the form that is finite at every time.
-
-    x: (batch, channels, h, w); t: (batch,) int64; text: (batch, length, width).
-    """
-    clean = target.x0(x, t, text)
-    answer: Tensor = target.process.convert(clean, "sample", "v_prediction", x, t)
-    return answer
+Report = Callable[[int, float], None]
 
 
 def train(
+    stages: Sequence[Stage],
+    *,
+    seed: int,
+    average: Average | None = None,
+    checkpoint: Path | None = None,
+    save_every: int = 50,
+    report: Report | None = None,
+) -> None:
+    """Run the stages one after the other; learning rates anneal to zero over each last half.
+
+    average: taken over the last stage and applied at its end. checkpoint: where to resume from
+    and to save to; removed at the end. A loss is differentiated for its own group's weights
+    alone, so that no group touches another's.
+
+    Raises:
+        SafetyBenchError: a loss is not finite, or the checkpoint is damaged, cannot be written or
+            is of another training.
+    """
+    training = [seed, *(f"{s.steps} {g.name} {g.lr} {g.repeats}" for s in stages for g in s.groups)]
+    kept = files.load(checkpoint, training)
+    # Of all stages: a later one may read what only an earlier one trained.
+    groups = {f"{n} {g.name}": g.weights for n, s in enumerate(stages) for g in s.groups}
+    keeps = [module for s in stages for module in s.keeps]
+    before = 0
+    for number, stage in enumerate(stages):
+        averages = average.values if average is not None else []
+        first = 0
+        optimisers = [
+            torch.optim.AdamW(g.weights, lr=g.lr, betas=g.betas, weight_decay=0.0)
+            for g in stage.groups
+        ]
+        if kept is not None and number < kept["stage"]:
+            first = stage.steps
+        elif kept is not None and number == kept["stage"]:
+            assert checkpoint is not None
+            files.restore(kept, checkpoint, groups, optimisers, keeps, averages)
+            first = kept["step"]
+        elif average is not None and number == len(stages) - 1:
+            average.values = [w.detach().clone() for w in average.weights]
+        for index in range(first, stage.steps):
+            step = Step(index=index, total=stage.steps, seed=seed, stage=number)
+            value = _take(stage, optimisers, step)
+            if average is not None and number == len(stages) - 1:
+                average.update(step)
+            if index % 10 == 0:
+                _look(value, before + index, report)
+            elif index == stage.steps - 1:
+                _look(value, before + index, None)
+            if checkpoint is not None and (index + 1) % save_every == 0:
+                files.save(checkpoint, {
+                    "training": training,
+                    "stage": number,
+                    "step": index + 1,
+                    "weights": {n: [w.detach() for w in group] for n, group in groups.items()},
+                    "optimisers": [o.state_dict() for o in optimisers],
+                    "keeps": [m.state_dict() for m in keeps],
+                    "averages": average.values if average is not None else [],
+                })  # fmt: skip
+        before += stage.steps
+    if average is not None:
+        average.apply()
+    if checkpoint is not None:
+        checkpoint.unlink(missing_ok=True)
+
+
+def _take(stage: Stage, optimisers: Sequence[torch.optim.Optimizer], step: Step) -> Tensor:
+    """Let every group of the stage take its turns; return the last loss."""
+    value = torch.zeros(())
+    for group, optimiser in zip(stage.groups, optimisers, strict=True):
+        if step.index % group.every:
+            continue
+        for options in optimiser.param_groups:
+            options["lr"] = group.lr * min(1.0, 2 * (step.total - step.index) / step.total)
+        for turn in range(group.repeats):
+            loss = group.loss(replace(step, turn=turn))
+            found = torch.autograd.grad(loss, list(group.weights), allow_unused=True)
+            for weight, gradient in zip(group.weights, found, strict=True):
+                weight.grad = gradient
+            nn.utils.clip_grad_norm_(group.weights, group.clip)
+            optimiser.step()
+            optimiser.zero_grad(set_to_none=True)
+            value = loss.detach()
+    for hook in stage.after:
+        hook(step)
+    return value
+
+
+def _look(value: Tensor, step: int, report: Report | None) -> None:
+    loss = value.item()
+    if not loss == loss or abs(loss) == float("inf"):
+        raise SafetyBenchError(f"the loss is {loss} at step {step}: a lower learning rate may help")
+    if report is not None:
+        report(step, loss)
+
+
+def tune(
     weights: Sequence[nn.Parameter],
     loss_at: Callable[[int, torch.Generator], Tensor],
     *,
     steps: int,
     lr: float,
     seed: int,
-    report: Callable[[int, float], None] | None = None,
+    report: Report | None = None,
 ) -> None:
-    """Train weights by AdamW, annealed to zero over the last half, then freeze them.
+    """Train one group by AdamW without stages or checkpoints, as unlearning does; then freeze it.
 
     loss_at: maps the step and its own generator to a scalar.
     """

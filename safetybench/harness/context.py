@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -12,6 +13,7 @@ from safetybench.contracts import Cell, Judge, SafetyBenchError
 from safetybench.harness import device as devices
 from safetybench.harness import models
 from safetybench.harness.plan import Plan
+from safetybench.harness.training import NotTrained, Workshop, is_training
 from safetybench.store import Store
 from safetybench.suite import Suite
 
@@ -24,15 +26,20 @@ _KEPT = 2
 
 @dataclass(kw_only=True)
 class Context:
-    """The run's services; one for each process. offline: nothing is fetched."""
+    """The run's services; one for each process.
+
+    offline: nothing is fetched; tell: called with a line on what takes long.
+    """
 
     plan: Plan
     store: Store
     offline: bool = False
+    tell: Callable[[str], None] = lambda line: None
     load_error: SafetyBenchError | None = field(default=None, init=False)
     loads: int = field(default=0, init=False)
     _targets: OrderedDict[str, Any] = field(default_factory=OrderedDict, init=False)
     _freed_nfe: int = field(default=0, init=False)
+    _untrained: dict[str, NotTrained] = field(default_factory=dict, init=False)
 
     @property
     def suite(self) -> Suite:
@@ -64,14 +71,20 @@ class Context:
         """Return the target of this label, loading it unless it is one of the last two used.
 
         Raises:
+            NotTrained: it is a student of this run, whose training failed.
             SafetyBenchError: it cannot be loaded; the run then stops, for no item can change that.
         """
+        if label in self._untrained:
+            raise self._untrained[label]
         if label in self._targets:
             self._targets.move_to_end(label)
             return self._targets[label]
         self._drop(list(self._targets)[: len(self._targets) + 1 - _KEPT])
         try:
             found = self._open(label)
+        except NotTrained as error:
+            self._untrained[label] = error
+            raise
         except SafetyBenchError as error:
             self.load_error = error
             raise
@@ -81,6 +94,11 @@ class Context:
 
     def _open(self, label: str) -> Any:
         spec, known = self.suite.spec(label), self.plan.targets.get(label, {}).get("digest")
+        if is_training(spec):
+            key = str(known)
+            if not self._workshop.has(label, key):
+                self.free()
+            spec = str(self._workshop.make(label, spec, key))
         options: dict[str, Any] = {"offline": self.offline, "digest": known}
         try:
             return models.open_target(spec, self.device, self.dtype, **options)
@@ -89,6 +107,12 @@ class Context:
                 raise
         self.free()
         return models.open_target(spec, self.device, self.dtype, **options)
+
+    @cached_property
+    def _workshop(self) -> Workshop:
+        return Workshop(
+            folder=self.store.path, device=self.device, offline=self.offline, tell=self.tell
+        )
 
     def free(self, keep: str = "") -> None:
         """Drop all loaded targets but one, and give their memory back."""
@@ -102,7 +126,7 @@ class Context:
 
     def evaluations(self) -> int:
         """Return the network evaluations (NFE) of all targets of this process so far."""
-        return self._freed_nfe + sum(map(_nfe, self._targets.values()))
+        return self._freed_nfe + self._workshop.nfe + sum(map(_nfe, self._targets.values()))
 
 
 def _nfe(target: Any) -> int:

@@ -22,6 +22,7 @@ from safetybench.harness.device import is_out_of_memory
 from safetybench.harness.manifest import describe_run, run_id, scrub
 from safetybench.harness.plan import Chunk, Plan, differences, make_plan
 from safetybench.harness.progress import Progress, Silent
+from safetybench.harness.training import NotTrained
 from safetybench.store import (
     Store,
     StoreError,
@@ -79,7 +80,7 @@ def run(
     progress = progress or Silent()
     store = _open(plan, out, resume, argv)
     with store:
-        context = Context(plan=plan, store=store, offline=offline)
+        context = Context(plan=plan, store=store, offline=offline, tell=progress.within)
         is_interrupted = False
         try:
             _work(plan, context, progress)
@@ -169,8 +170,14 @@ def _work(plan: Plan, context: Context, progress: Progress) -> None:
     for chunk in waiting:
         cell = chunk.cell
         meter = Meter(place=plan.place, evaluations=context.evaluations)
-        context.target(cell.target)
-        worked = _run_chunk(scenario, chunk, context, batches.get(cell.target, len(chunk.items)))
+        size = batches.get(cell.target, len(chunk.items))
+        try:
+            context.target(cell.target)
+        except NotTrained as error:
+            message = scrub(str(error))[:500]
+            worked = _Worked([_failed(chunk, item, message) for item in chunk.items], size)
+        else:
+            worked = _run_chunk(scenario, chunk, context, size)
         if worked.batch < len(chunk.items):
             batches[cell.target] = worked.batch
         cost = {**meter.read(), "batch": worked.batch}

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from safetybench import registry
 from safetybench.contracts import SafetyBenchError
 from safetybench.store import digest as digest_json
-from safetybench.suite import TargetSpec
+from safetybench.suite_schema import TargetSpec
 
 if TYPE_CHECKING:
     import torch

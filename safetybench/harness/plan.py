@@ -16,10 +16,10 @@ from typing import Any, NamedTuple
 import safetybench
 from safetybench import registry
 from safetybench.contracts import Budget, Cell, Item, SafetyBenchError
-from safetybench.harness import models
+from safetybench.harness import models, training
 from safetybench.harness.device import Place, choose
 from safetybench.store import ITEM_SCHEMA, canonical, digest
-from safetybench.suite import Suite
+from safetybench.suite import CAME_BACK, Suite
 
 SCHEMA = "safetybench.plan/1"
 
@@ -124,19 +124,10 @@ def make_plan(suite: Suite, *, offline: bool = False) -> Plan:
         raise SafetyBenchError(f"{suite.scenario}: {error}") from error
     _check(cells)
     place = choose(suite.device, suite.dtype)
-    labels = dict.fromkeys(t for subject in suite.subjects for t in subject.roles.values())
-    labels.update(dict.fromkeys(cell.target for cell in cells))
-    targets = {
-        label: {
-            "spec": suite.targets.get(label, label),
-            "digest": models.content_digest(suite.spec(label), offline=offline),
-        }
-        for label in labels
-    }
-    attacks = {cell.attack for cell in cells if cell.attack}
-    code = {
-        name: registry.code_digest(name) for name in sorted({suite.scenario, suite.judge} | attacks)
-    }
+    targets = _targets(suite, cells, offline)
+    used = {suite.scenario, suite.judge, *(cell.attack for cell in cells if cell.attack)}
+    used |= {spec["recipe"] for spec in training.planned(targets)}
+    code = {name: registry.code_digest(name) for name in sorted(used)}
     judge = digest(registry.create(suite.judge).card)
     keys: dict[str, str] = {}
     for cell in cells:
@@ -145,6 +136,20 @@ def make_plan(suite: Suite, *, offline: bool = False) -> Plan:
     return Plan(
         suite=suite, cells=cells, place=place, targets=targets, code=code, judge=judge, keys=keys
     )
+
+
+def _targets(suite: Suite, cells: Sequence[Cell], offline: bool) -> dict[str, dict[str, Any]]:
+    """Return what stands behind each label, and by what content it is known."""
+    labels = dict.fromkeys(t for subject in suite.subjects for t in subject.roles.values())
+    labels.update(dict.fromkeys(cell.target for cell in cells))
+    digests: dict[str, str] = {}
+    for label in labels:  # those of subjects come first, and among these are all teachers
+        told, spec = suite.told(label), suite.spec(label)
+        if isinstance(told, dict) and isinstance(spec, dict) and training.is_training(told):
+            digests[label] = training.content_key(spec, digests[told["teacher"]])
+        else:
+            digests[label] = models.content_digest(spec, offline=offline)
+    return {label: {"spec": suite.told(label), "digest": digests[label]} for label in labels}
 
 
 def _key(
@@ -211,9 +216,10 @@ def _check(cells: Sequence[Cell]) -> None:
 def _check_gates(suite: Suite, cells: Sequence[Cell]) -> None:
     for i, gate in enumerate(suite.gates):
         if cells and not any(
-            cell.role == gate.role
+            cell.role == ("student" if gate.metric == CAME_BACK else gate.role)
             and cell.attack == gate.attack
             and gate.subject in ("", cell.subject)
+            and gate.student in ("", cell.options.get("student"))
             for cell in cells
         ):
             raise SafetyBenchError(

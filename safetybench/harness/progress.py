@@ -27,6 +27,10 @@ class Progress(Protocol):
         """Show one sentence."""
         ...
 
+    def within(self, message: str) -> None:
+        """Show how far one long piece of work is; called often."""
+        ...
+
     def stop(self) -> None:
         """End; the terminal is as it was."""
         ...
@@ -42,6 +46,9 @@ class Silent:
         """Do nothing."""
 
     def say(self, message: str) -> None:
+        """Do nothing."""
+
+    def within(self, message: str) -> None:
         """Do nothing."""
 
     def stop(self) -> None:
@@ -83,6 +90,13 @@ class Lines:
         """Write one line."""
         print(message, file=self.stream, flush=True)
 
+    def within(self, message: str) -> None:
+        """Write a line if the last one is old enough."""
+        now = time.monotonic()
+        if now - self._last >= self.every_seconds:
+            self._last = now
+            self.say(message)
+
     def stop(self) -> None:
         """Do nothing: every line is whole."""
 
@@ -122,6 +136,11 @@ class Bar:
         """Move the bar."""
         if self._bar is not None and self._task is not None:
             self._bar.update(self._task, advance=items, description=cell)
+
+    def within(self, message: str) -> None:
+        """Show it beside the bar."""
+        if self._bar is not None and self._task is not None:
+            self._bar.update(self._task, description=message)
 
     def say(self, message: str) -> None:
         """Write above the bar; names may hold what looks like markup."""

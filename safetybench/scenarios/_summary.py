@@ -25,7 +25,7 @@ def summarise(cells: Sequence[Cell], items: Iterable[Item]) -> dict[str, Any]:
     found = checks(logs, [item.item for item in items if item.cell not in logs])
     voided = _voided(found)
     return {
-        "cells": [_cell(log, voided.get(label, [])) for label, log in logs.items()],
+        "cells": [cell_row(log, voided.get(label, [])) for label, log in logs.items()],
         "comparisons": [c for log in logs.values() for c in _comparisons(log, logs, cells)],
         "pairs": pairs(logs, cells, voided),
         "checks": [check.record() for check in found],
@@ -42,7 +42,8 @@ def _voided(found: Sequence[Check]) -> dict[str, list[str]]:
     return reasons
 
 
-def _cell(log: CellLog, reasons: Sequence[str]) -> dict[str, Any]:
+def cell_row(log: CellLog, reasons: Sequence[str]) -> dict[str, Any]:
+    """Return the row of results.json of one cell; reasons: why it is not valid."""
     cell = log.cell
     likeness = [i.extra["similarity"] for i in log.items if "similarity" in i.extra]
     record = {

@@ -6,7 +6,7 @@ import fnmatch
 from pathlib import Path
 
 from safetybench.contracts import SafetyBenchError, Unavailable
-from safetybench.targets.layout import PARTS, choose_weights
+from safetybench.targets.layout import ADAPTER, LORA, PARTS, choose_weights
 from safetybench.targets.spec import TargetSpec
 
 
@@ -72,6 +72,7 @@ def _wanted(names: list[str], shown: str) -> list[str]:
     """Choose the files to download; code comes along, so that the check sees and refuses it."""
     wanted = [name for name in names if name in ("model_index.json", "card.json")]
     wanted += fnmatch.filter(names, "*.py")
+    wanted += [name for name in names if name in (LORA, ADAPTER)]
     for part, (_, _, stem) in PARTS.items():
         folder = {name.removeprefix(f"{part}/") for name in names if name.startswith(f"{part}/")}
         wanted += [f"{part}/{name}" for name in folder if name.endswith((".json", ".txt"))]

@@ -1,26 +1,23 @@
-"""Find the files of a target on disk, and refuse what must not be loaded, before torch is.
+"""The files of a target: digest them, and refuse what must not be loaded, before torch is.
 
 A directory with pickles, with code, of another pipeline class, or with weights cut short is
-refused in one sentence. A zoo model may hold some parts only; the others come from its base.
+refused in one sentence.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from safetensors import SafetensorError, safe_open
 
 from safetybench.contracts import SafetyBenchError, TargetFailed, Unavailable
-from safetybench.targets.spec import Sampler, TargetSpec, did_you_mean, looks_few_step
+from safetybench.targets.spec import Sampler, TargetSpec, looks_few_step
 
-PIPELINE = "StableDiffusionPipeline"
-ZOO = Path(__file__).resolve().parent.parent / "zoo" / "models"
 # Part -> (library, classes that are supported, stem of its weights; none for a part without)
 PARTS: dict[str, tuple[str, tuple[str, ...], str]] = {
     "unet": ("diffusers", ("UNet2DConditionModel",), "diffusion_pytorch_model"),
@@ -28,19 +25,43 @@ PARTS: dict[str, tuple[str, tuple[str, ...], str]] = {
     "text_encoder": ("transformers", ("CLIPTextModel",), "model"),
     "tokenizer": ("transformers", ("CLIPTokenizer", "CLIPTokenizerFast"), ""),
     "scheduler": ("diffusers", (), ""),
+    "text_encoder_2": ("transformers", ("CLIPTextModelWithProjection",), "model"),
+    "tokenizer_2": ("transformers", ("CLIPTokenizer", "CLIPTokenizerFast"), ""),
+}
+_PLAIN = tuple(part for part in PARTS if not part.endswith("_2"))
+PIPELINES: dict[str, tuple[str, ...]] = {
+    "StableDiffusionPipeline": _PLAIN,
+    "LatentConsistencyModelPipeline": _PLAIN,
+    "StableDiffusionXLPipeline": tuple(PARTS),
 }
 OVERLAY = "overlay.safetensors"  # written by safetybench.targets.overlay
+ADAPTER = "unet/adapter.safetensors"  # written by safetybench.targets.adapter
+LORA = "unet/pytorch_lora_weights.safetensors"  # written by safetybench.targets.lora
 PICKLES = (".bin", ".ckpt", ".pt", ".pth", ".pkl", ".pickle")
 # "stable_diffusion" is diffusers' own module of the safety checker, named so in SD 1.x.
 _LIBRARIES = (None, "diffusers", "transformers", "stable_diffusion")
 
 
-class ZooEntry(NamedTuple):
-    """A model of the embedded zoo: its name without `zoo:`, its card and its folder."""
+PICKLE_ADVICE = (
+    "which can run code when it is loaded; convert it, on a machine that may be lost, with "
+    "StableDiffusionPipeline.from_pretrained(..., use_safetensors=False).save_pretrained(DIR) "
+    "and use DIR"
+)
 
-    name: str
-    card: Mapping[str, Any]
-    folder: Path
+
+class Change(NamedTuple):
+    """A file of changes to the weights of a part; scale: how much of a LoRA to add."""
+
+    kind: Literal["overlay", "lora"]
+    file: Path
+    scale: float = 1.0
+
+
+class AdapterFile(NamedTuple):
+    """The weights of a guidance adapter, and the "adapter" of its card."""
+
+    file: Path
+    config: Mapping[str, Any]
 
 
 class Weights(NamedTuple):
@@ -55,26 +76,33 @@ class Layout:
     """The files of one target.
 
     shown: what the user called it; folders: of each part; index: model_index.json;
-    card: card.json, empty where there is none; overlays: of each part, files of tensors that
-    replace the base's, to apply in this order.
+    card: card.json, empty where there is none; changes: of each part's weights, in the order
+    in which they are made; told: notes for the reader that are known already.
     """
 
     shown: str
     folders: Mapping[str, Path]
     index: Mapping[str, Any]
     card: Mapping[str, Any]
-    overlays: Mapping[str, tuple[Path, ...]] = field(default_factory=dict)
+    changes: Mapping[str, tuple[Change, ...]] = field(default_factory=dict)
+    adapter: AdapterFile | None = None
+    told: tuple[str, ...] = ()
 
     def digest(self, spec: TargetSpec) -> str:
         """Return a SHA-256 over weights, configurations and the sampler settings in force."""
         told = {"sampler": _plain(self.sampler(spec)), "scheduler": dict(spec.scheduler)}
         whole = hashlib.sha256(json.dumps(told, sort_keys=True).encode())
-        for part in PARTS:
-            for file in sorted(self.folders[part].iterdir()):
+        for part, folder in self.folders.items():
+            for file in sorted(folder.iterdir()):
                 if file.is_file() and file.suffix in (".json", ".txt", ".safetensors"):
                     whole.update(f"\0{part}/{file.name}\0{_file_digest(file)}".encode())
-            for file in self.overlays.get(part, ()):
-                whole.update(f"\0{part}/overlay\0{_file_digest(file)}".encode())
+            for kind, file, scale in self.changes.get(part, ()):
+                whole.update(f"\0{part}/{kind}\0{_file_digest(file)}".encode())
+                whole.update(f"\0{scale:g}".encode() if kind == "lora" else b"")
+        if self.adapter is not None:
+            file, config = self.adapter
+            whole.update(f"\0adapter\0{_file_digest(file)}".encode())
+            whole.update(json.dumps(config, sort_keys=True).encode())
         return whole.hexdigest()
 
     def sampler(self, spec: TargetSpec) -> Sampler:
@@ -87,7 +115,7 @@ class Layout:
 
     def notes(self, spec: TargetSpec) -> tuple[str, ...]:
         """Return what a reader of its results should know."""
-        notes = []
+        notes = list(self.told)
         name, scheduler = spec.name, self.scheduler_class(spec)
         config = {**self.config("scheduler"), **spec.scheduler, "_class_name": scheduler}
         told = {"steps", "guidance"} <= {*spec.settings, *self.card.get("sampler", {})}
@@ -134,98 +162,10 @@ class Layout:
         return sorted(files) + [f"{part} ({lib})" for part, lib in foreign_parts(self.index)]
 
 
-def list_zoo(zoo_root: Path | None = None) -> list[ZooEntry]:
-    """Return the models of the zoo, sorted by name."""
-    cards = sorted((zoo_root or ZOO).glob("*/card.json"))
-    entries = [
-        ZooEntry(card.parent.name, read_json(card, f"the card of {card.parent.name}"), card.parent)
-        for card in cards
-    ]
-    return [entry for entry in entries if entry.card.get("kind") != "judge"]
-
-
-def find(spec: TargetSpec, zoo_root: Path | None = None, fetched: Path | None = None) -> Layout:
-    """Return the files of a target; fetched: the folder that a hub id was downloaded to.
-
-    Raises:
-        SafetyBenchError: it is not there, or is no supported pipeline.
-    """
-    if spec.kind == "zoo":
-        return _zoo_layout(spec.path.removeprefix("zoo:"), zoo_root or ZOO)
-    folder = fetched or Path(spec.path).expanduser()
-    if folder.is_file():
-        raise SafetyBenchError(_refuse_file(spec.path, folder))
-    if not folder.is_dir():
-        names = [f"zoo:{entry.name}" for entry in list_zoo(zoo_root)]
-        wanted = spec.path if spec.path.startswith("zoo:") else f"zoo:{folder.name}"
-        listed = f"; the zoo has {', '.join(names)}" if names else ""
-        near = did_you_mean(wanted, names)
-        raise Unavailable(f"there is no model directory {spec.path!r}{near}{listed}")
-    index = _read_index(folder, spec.path)
-    card = folder / "card.json"
-    return Layout(
-        shown=spec.path,
-        folders={part: folder / part for part in PARTS},
-        index=index,
-        card=read_json(card, f"the card of {spec.path!r}") if card.exists() else {},
-    )
-
-
-def _refuse_file(shown: str, file: Path) -> str:
-    if file.suffix in PICKLES:
-        return f"{shown!r} is a pickle, {_PICKLE_ADVICE}"
-    return f"{shown!r} is a file; a target is a diffusers directory, with model_index.json"
-
-
-_PICKLE_ADVICE = (
-    "which can run code when it is loaded; convert it, on a machine that may be lost, with "
-    "StableDiffusionPipeline.from_pretrained(..., use_safetensors=False).save_pretrained(DIR) "
-    "and use DIR"
-)
-
-
-def _zoo_layout(name: str, root: Path) -> Layout:
-    folders: dict[str, Path] = {}
-    overlays: dict[str, tuple[Path, ...]] = {}
-    index: dict[str, Any] | None = None
-    card = _zoo_card(name, root)
-    own: str | None = name
-    seen: list[str] = []
-    while own is not None:
-        if own in seen:
-            raise TargetFailed(f"zoo models name each other as base: {' -> '.join([*seen, own])}")
-        seen.append(own)
-        here, this = root / own, _zoo_card(own, root)
-        for part in this.get("overlay", ()):
-            if part not in folders:
-                overlays[part] = (here / part / OVERLAY, *overlays.get(part, ()))
-        for part in this.get("parts", PARTS):
-            folders.setdefault(part, here / part)
-        if index is None and (here / "model_index.json").exists():
-            index = _read_index(here, f"zoo:{own}")
-        own = this.get("base")
-    if index is None:
-        raise TargetFailed(f"'zoo:{name}' and its base have no model_index.json")
-    # A part that nobody claims is looked for, and missed, at the model itself.
-    whole = {part: folders.get(part, root / name / part) for part in PARTS}
-    return Layout(shown=f"zoo:{name}", folders=whole, index=index, card=card, overlays=overlays)
-
-
-def _zoo_card(name: str, root: Path) -> dict[str, Any]:
-    card = root / name / "card.json"
-    if not re.fullmatch(r"[A-Za-z0-9][\w.-]*", name) or not card.is_file():
-        names = [f"zoo:{entry.name}" for entry in list_zoo(root)]
-        near = did_you_mean(f"zoo:{name}", names)
-        listed = f"the zoo has {', '.join(names)}" if names else "this zoo is empty"
-        raise Unavailable(f"there is no model 'zoo:{name}'{near}; {listed}")
-    return read_json(card, f"the card of 'zoo:{name}'")
-
-
-def _read_index(folder: Path, shown: str) -> dict[str, Any]:
-    file = folder / "model_index.json"
-    if not file.exists():
-        raise SafetyBenchError(f"{shown!r} is no diffusers pipeline: it has no model_index.json")
-    return read_json(file, f"model_index.json of {shown!r}")
+def parts_of(index: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return the parts of a pipeline; an unknown one is refused later, by `check_index`."""
+    kind = index.get("_class_name")
+    return PIPELINES.get(kind if isinstance(kind, str) else "", _PLAIN)
 
 
 def read_json(file: Path, shown: str) -> dict[str, Any]:
@@ -255,9 +195,11 @@ def foreign_parts(index: Mapping[str, Any]) -> list[tuple[str, str]]:
 def check_index(index: Mapping[str, Any], shown: str) -> None:
     """Refuse a pipeline of another class, or of parts that are not supported."""
     kind = index.get("_class_name")
-    if kind != PIPELINE:
-        raise Unavailable(f"{shown!r} is a {kind}; text-to-image targets are {PIPELINE} only")
-    for part, (library, classes, _) in PARTS.items():
+    if kind not in tuple(PIPELINES):
+        known = ", ".join(PIPELINES)
+        raise Unavailable(f"{shown!r} is a {kind}; text-to-image targets are {known} only")
+    for part in parts_of(index):
+        library, classes, _ = PARTS[part]
         entry = index.get(part)
         if not isinstance(entry, list) or len(entry) != 2 or entry[0] is None:
             raise TargetFailed(f"model_index.json of {shown!r} names no {part}")
@@ -278,7 +220,7 @@ def choose_weights(names: set[str], part: str, shown: str) -> Weights:
             return Weights((name,), variant)
     pickles = sorted(name for name in names if name.endswith(PICKLES))
     if pickles:
-        raise SafetyBenchError(f"{part}/{pickles[0]} of {shown!r} is a pickle, {_PICKLE_ADVICE}")
+        raise SafetyBenchError(f"{part}/{pickles[0]} of {shown!r} is a pickle, {PICKLE_ADVICE}")
     raise TargetFailed(f"{part} of {shown!r} has no weights: {stem}.safetensors is missing")
 
 
@@ -300,13 +242,15 @@ def check(layout: Layout, spec: TargetSpec) -> tuple[str, ...]:
             raise TargetFailed(f"{layout.shown!r} has no folder {part}")
     layout.config("scheduler")
     layout.sampler(spec)
-    for part, (_, _, stem) in PARTS.items():
-        if stem:
+    for part in layout.folders:
+        if PARTS[part][2]:
             layout.config(part)
             for name in layout.weights(part).files:
                 _check_safetensors(layout.folders[part] / name, f"{part}/{name}", layout.shown)
-        for file in layout.overlays.get(part, ()):
-            _check_safetensors(file, f"{part}/{file.name}", layout.shown)
+        for change in layout.changes.get(part, ()):
+            _check_safetensors(change.file, f"{part}/{change.file.name}", layout.shown)
+    if layout.adapter is not None:
+        _check_safetensors(layout.adapter.file, ADAPTER, layout.shown)
     return layout.notes(spec)
 
 

@@ -7,15 +7,17 @@ no torch, so a suite's targets are all checked before any of them is loaded.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from safetybench.contracts import SafetyBenchError, TargetFailed, Unavailable
+from safetybench.targets.finding import ZooEntry, find, list_zoo
 from safetybench.targets.hub import fetch, refuse_offline
-from safetybench.targets.layout import Layout, ZooEntry, check, find, list_zoo
-from safetybench.targets.overlay import apply_overlay
+from safetybench.targets.layout import PARTS, Layout, check
+from safetybench.targets.plugs import plugged
 from safetybench.targets.spec import TargetSpec
 
 if TYPE_CHECKING:
@@ -44,7 +46,7 @@ def check_target(
         if offline:
             refuse_offline(parsed)
         return ()
-    return check(find(parsed, zoo_root), parsed)
+    return check(_found(parsed, offline, zoo_root), parsed)
 
 
 def target_digest(spec: Spec, *, offline: bool = False, zoo_root: Path | None = None) -> str:
@@ -76,19 +78,18 @@ def load_target(
     Raises:
         SafetyBenchError: one sentence on what is wrong and what to do.
     """
-    from safetybench.targets.text_to_image import TextToImage
-
     parsed = TargetSpec.parse(spec)
     layout = _found(parsed, offline, zoo_root)
     notes = check(layout, parsed)
     place, number = _device(device), _dtype(dtype)
-    parts = _load_parts(layout, parsed, number)
-    for name in ("unet", "vae", "text_encoder"):
-        parts[name].to(place)
+    kind, parts = _kind(layout), _load_parts(layout, parsed, number)
+    for part in parts.values():
+        if hasattr(part, "parameters"):
+            part.to(place)
     if str(number) == "torch.float16" and parts["vae"].config.get("force_upcast"):
         parts["vae"].float()  # its activations leave the range of fp16
     try:
-        return TextToImage(
+        return kind(
             **parts,
             name=parsed.name,
             sampler=layout.sampler(parsed),
@@ -101,11 +102,23 @@ def load_target(
 
 
 def _found(spec: TargetSpec, offline: bool, zoo_root: Path | None) -> Layout:
-    if spec.kind != "hub":
-        return find(spec, zoo_root)
-    if offline:
+    if spec.kind == "hub" and offline:
         refuse_offline(spec)
-    return find(spec, zoo_root, fetched=fetch(spec))
+    fetched = fetch(spec) if spec.kind == "hub" else None
+    return plugged(find(spec, zoo_root, fetched), spec, zoo_root)
+
+
+def _kind(layout: Layout) -> Callable[..., TextToImage]:
+    """Return the class of the target, bound to what model_index.json says beside its parts."""
+    from safetybench.targets.lcm import TextToImageLCM
+    from safetybench.targets.sdxl import TextToImageXL
+    from safetybench.targets.text_to_image import TextToImage
+
+    kinds = {kind.pipeline: kind for kind in (TextToImage, TextToImageLCM)}
+    if layout.index["_class_name"] in kinds:
+        return kinds[layout.index["_class_name"]]
+    zeros = bool(layout.index.get("force_zeros_for_empty_prompt", True))
+    return partial(TextToImageXL, force_zeros_for_empty_prompt=zeros)
 
 
 def _device(device: str | torch.device) -> torch.device:
@@ -139,19 +152,27 @@ def _load_parts(layout: Layout, spec: TargetSpec, dtype: torch.dtype) -> dict[st
     import diffusers
     import transformers
 
+    from safetybench.targets.adapter import load_adapter
+
+    libraries: dict[str, Any] = {"diffusers": diffusers, "transformers": transformers}
     parts: dict[str, Any] = {}
     with _quiet():
-        for name, library in (("unet", diffusers), ("vae", diffusers)):
-            kind = getattr(library, layout.index[name][1])
-            parts[name] = _load_network(layout, name, kind, {"torch_dtype": dtype})
-        parts["text_encoder"] = _load_network(
-            layout, "text_encoder", transformers.CLIPTextModel, {"dtype": dtype}
-        )
+        for name in layout.folders:
+            library, classes, stem = PARTS[name]
+            if stem:
+                option = "torch_dtype" if library == "diffusers" else "dtype"
+                kind = getattr(libraries[library], classes[0])
+                parts[name] = _load_network(layout, name, kind, {option: dtype})
+            elif library == "transformers":
+                with _told(layout, name):
+                    parts[name] = transformers.CLIPTokenizer.from_pretrained(
+                        layout.folders[name], local_files_only=True
+                    )
         _correct_size(parts["unet"])
-        with _told(layout, "tokenizer"):
-            parts["tokenizer"] = transformers.CLIPTokenizer.from_pretrained(
-                layout.folders["tokenizer"], local_files_only=True
-            )
+        if layout.adapter is not None:
+            with _told(layout, "unet"):
+                adapter = load_adapter(parts["unet"], *layout.adapter)
+                parts["adapter"] = adapter.to(dtype)
         kind = getattr(diffusers, layout.scheduler_class(spec), None)
         if kind is None or not hasattr(kind, "set_timesteps"):
             raise TargetFailed(
@@ -165,6 +186,9 @@ def _load_parts(layout: Layout, spec: TargetSpec, dtype: torch.dtype) -> dict[st
 
 
 def _load_network(layout: Layout, name: str, kind: Any, options: dict[str, Any]) -> Any:
+    from safetybench.targets.lora import apply_lora
+    from safetybench.targets.overlay import apply_overlay
+
     variant = layout.weights(name).variant
     with _told(layout, name):
         network, info = kind.from_pretrained(
@@ -175,8 +199,11 @@ def _load_network(layout: Layout, name: str, kind: Any, options: dict[str, Any])
             **({"variant": variant} if variant else {}),
             **options,
         )
-        for file in layout.overlays.get(name, ()):
-            apply_overlay(network, file)
+        for change in layout.changes.get(name, ()):
+            if change.kind == "lora":
+                apply_lora(network, change.file, change.scale)
+            else:
+                apply_overlay(network, change.file)
     # Both libraries would go on with random numbers in the place of what is missing.
     missing = sorted(info["missing_keys"])
     if missing:

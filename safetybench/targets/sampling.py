@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import copy
 import inspect
-from collections.abc import Mapping, Sequence
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, cast
 
 import torch
@@ -12,6 +14,7 @@ from torch import Tensor
 
 from safetybench.contracts import Traits
 from safetybench.distill.process import Prediction, Process
+from safetybench.targets.guidance import per_image
 from safetybench.targets.spec import TOLD_TRAITS, Sampler
 
 
@@ -50,11 +53,24 @@ def start(scheduler: Any, sampler: Sampler, process: Process, device: torch.devi
             prediction = cast(Prediction, scheduler.config.prediction_type)
             return GivenTimes(process.to(device), prediction, sampler.timesteps)
         fresh = copy.deepcopy(scheduler)
-        fresh.set_timesteps(timesteps=list(sampler.timesteps), device=device)
+        with _untold(type(scheduler).__module__):
+            fresh.set_timesteps(timesteps=list(sampler.timesteps), device=device)
         return fresh
     fresh = copy.deepcopy(scheduler)
     fresh.set_timesteps(sampler.steps, device=device)
     return fresh
+
+
+@contextmanager
+def _untold(name: str) -> Iterator[None]:
+    """Silence a logger: at every call LCM and TCD find fault with a grid not evenly spaced."""
+    logger = logging.getLogger(name)
+    was = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(was)
 
 
 def corrected(scheduler: Any) -> Any:
@@ -80,9 +96,51 @@ def step_options(
     return {name: value for name, value in offered.items() if name in taken}
 
 
-def traits_of(scheduler: Any, sampler: Sampler, card: Mapping[str, Any]) -> Traits:
-    """Return a target's traits: what its sampler says, and what its card tells of its making."""
-    guided = sampler.guidance > 1
+def generators_of(seeds: Sequence[int]) -> list[torch.Generator]:
+    """Return a generator on the CPU for each seed."""
+    return [torch.Generator().manual_seed(int(seed)) for seed in seeds]
+
+
+def sample(
+    target: Any,
+    text: Tensor,
+    noise: Tensor,
+    guidance: float | Tensor | None,
+    negative: Tensor | None,
+    steps: int | None,
+    generators: list[torch.Generator],
+) -> Tensor:
+    """Run the native sampler of a TextToImage; see its `sample_latents`."""
+    scale = target.sampler.guidance if guidance is None else guidance
+    sampler = target.sampler if steps is None else target.sampler.with_settings({"steps": steps})
+    scheduler = start(target.scheduler, sampler, target.process, target.device)
+    extra = step_options(scheduler, sampler, generators)
+    # Scales of a batch are never looked at, which would wait for the device.
+    is_twofold = not target.takes_guidance and (isinstance(scale, Tensor) or scale > 1)
+    if is_twofold:
+        null = target.null_text if negative is None else negative
+        text = torch.cat([null.expand(len(noise), -1, -1), text])
+        scale = per_image(scale, len(noise), target.device).reshape(-1, 1, 1, 1)
+    latents: Tensor = noise * scheduler.init_noise_sigma
+    for t in scheduler.timesteps:
+        scaled = scheduler.scale_model_input(latents, t)
+        if is_twofold:
+            null_pred, pred = target.predict(torch.cat([scaled, scaled]), t, text).chunk(2)
+            pred = null_pred + scale * (pred - null_pred)
+        else:
+            pred = target.predict(scaled, t, text, scale)
+        latents = scheduler.step(pred, t, latents, **extra, return_dict=False)[0]
+    return latents
+
+
+def traits_of(
+    scheduler: Any, sampler: Sampler, card: Mapping[str, Any], *, takes_guidance: bool = False
+) -> Traits:
+    """Return a target's traits: what its sampler says, and what its card tells of its making.
+
+    takes_guidance: the scale is an input of the denoiser, and there is no second pass.
+    """
+    guided = sampler.guidance > 1 and not takes_guidance
     told = {
         key: card.get("traits", {})[key] for key in TOLD_TRAITS if key in card.get("traits", {})
     }
@@ -90,7 +148,7 @@ def traits_of(scheduler: Any, sampler: Sampler, card: Mapping[str, Any]) -> Trai
         told["shared_with_teacher"] = tuple(told["shared_with_teacher"])
     return Traits(
         steps=sampler.steps,
-        guidance=sampler.guidance if guided else 1.0,
+        guidance=sampler.guidance if guided or takes_guidance else 1.0,
         prediction=scheduler.config.prediction_type,
         sampler=type(scheduler).__name__.removesuffix("Scheduler"),
         has_intermediate_state=sampler.steps > 1,

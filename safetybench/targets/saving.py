@@ -9,12 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from safetybench.contracts import SafetyBenchError
+from safetybench.targets.layout import PARTS, PIPELINES
 
 if TYPE_CHECKING:
     from safetybench.targets.text_to_image import TextToImage
-
-PARTS = ("unet", "vae", "text_encoder", "tokenizer", "scheduler")
-NETWORKS = ("unet", "vae", "text_encoder")
 
 
 def save_target(
@@ -26,17 +24,23 @@ def save_target(
     parts: Sequence[str] | None = None,
 ) -> Path:
     """Write the target below `path` and return it; see `TextToImage.save`."""
-    chosen = PARTS if parts is None else tuple(parts)
-    unknown = [part for part in chosen if part not in PARTS]
+    known = PIPELINES[target.pipeline]
+    chosen = known if parts is None else tuple(parts)
+    unknown = [part for part in chosen if part not in known]
     if unknown:
-        raise ValueError(f"a pipeline has {', '.join(PARTS)}, got {', '.join(unknown)}")
+        raise ValueError(f"a pipeline has {', '.join(known)}, got {', '.join(unknown)}")
+    from safetybench.targets.adapter import save_adapter
+
     try:
         path.mkdir(parents=True, exist_ok=True)
         for part in chosen:
-            save_part(getattr(target, part), path / part, half=half and part in NETWORKS)
+            save_part(getattr(target, part), path / part, half=half and bool(PARTS[part][2]))
         if parts is None:
             _write_json(path / "model_index.json", _model_index(target))
-        _write_json(path / "card.json", _card(target, card))
+        own = _card(target, card)
+        if target.adapter is not None and "unet" in chosen:
+            own["adapter"] = save_adapter(target.adapter, path)
+        _write_json(path / "card.json", own)
     except OSError as error:
         reason = error.strerror or str(error)
         raise SafetyBenchError(f"could not save the target to {path}: {reason}") from error
@@ -44,9 +48,18 @@ def save_target(
 
 
 def save_part(part: Any, folder: Path, *, half: bool = False) -> None:
-    """Write a network, tokenizer or scheduler, without the folder that it was loaded from."""
+    """Write a network, tokenizer or scheduler, without the folder that it was loaded from.
+
+    A LoRA that is still beside its weights is added to them.
+    """
+    is_adapted = bool(getattr(part, "peft_config", None))
+    if half or is_adapted:
+        part = copy.deepcopy(part)
+    if is_adapted:
+        part.fuse_lora()
+        part.unload_lora()
     if half:
-        part = copy.deepcopy(part).half()
+        part = part.half()
     part.save_pretrained(folder)
     for file in folder.glob("*config.json"):  # a path of this machine, and part of the digest
         config = json.loads(file.read_text(encoding="utf-8"))
@@ -58,16 +71,17 @@ def _model_index(target: TextToImage) -> dict[str, Any]:
     import diffusers
 
     index: dict[str, Any] = {
-        "_class_name": "StableDiffusionPipeline",
+        "_class_name": target.pipeline,
         "_diffusers_version": diffusers.__version__,
         "feature_extractor": [None, None],
         "image_encoder": [None, None],
-        "requires_safety_checker": False,
-        "safety_checker": [None, None],
     }
-    for part in PARTS:
-        library = "transformers" if part in ("text_encoder", "tokenizer") else "diffusers"
-        index[part] = [library, type(getattr(target, part)).__name__]
+    if target.pipeline == "StableDiffusionXLPipeline":
+        index["force_zeros_for_empty_prompt"] = vars(target)["force_zeros_for_empty_prompt"]
+    else:
+        index |= {"requires_safety_checker": False, "safety_checker": [None, None]}
+    for part in PIPELINES[target.pipeline]:
+        index[part] = [PARTS[part][0], type(getattr(target, part)).__name__]
     return index
 
 
@@ -77,7 +91,9 @@ def _card(target: TextToImage, card: Mapping[str, Any] | None) -> dict[str, Any]
     if sampler.eta:
         settings["eta"] = sampler.eta
     grid = None if sampler.timesteps is None else list(sampler.timesteps)
-    own = {"lineage": list(target.lineage), **target.card}
+    # A LoRA is in the weights by now.
+    told = {key: value for key, value in target.card.items() if key not in ("lora", "adapter")}
+    own = {"lineage": list(target.lineage), **told}
     return {**own, **(card or {}), "sampler": {**settings, "timesteps": grid}}
 
 

@@ -78,6 +78,8 @@ class TargetSpec:
     path: as the user wrote it. steps, guidance, timesteps, eta: replace the sampler settings
     of its card. scheduler: {"class": a diffusers scheduler, any of its options}. revision: of a
     hub id. trust_remote_code: put up with code beside the weights, which is still never run.
+    lora, adapter: zoo:NAME, a directory or (lora) a safetensors file to plug on the denoiser;
+    lora_scale: how much of the LoRA, 1 for as trained.
     """
 
     path: str
@@ -88,6 +90,9 @@ class TargetSpec:
     scheduler: Mapping[str, Any] = field(default_factory=dict)
     revision: str | None = None
     trust_remote_code: bool = False
+    lora: str | None = None
+    lora_scale: float | None = None
+    adapter: str | None = None
 
     @classmethod
     def parse(cls, spec: TargetSpec | str | Path | Mapping[str, Any]) -> TargetSpec:
@@ -118,7 +123,11 @@ class TargetSpec:
             raise SafetyBenchError(
                 f"a target's trust_remote_code must be true or false, got {got!r}"
             )
+        if spec.get("lora_scale") is not None and spec.get("lora") is None:
+            raise SafetyBenchError("a target's lora_scale is of its lora, and it has none")
         options = {key: value for key, value in spec.items() if value is not None}
+        for key in {"lora", "adapter"} & set(options):
+            options[key] = str(options[key])
         if "timesteps" in options:
             options["timesteps"] = tuple(options["timesteps"])
         return cls(**{**options, "path": str(spec["path"])})
@@ -134,13 +143,19 @@ class TargetSpec:
     @property
     def name(self) -> str:
         """Return a short name that tells no folder of this machine."""
-        return self.path if self.kind != "directory" else Path(self.path).expanduser().name
+        own = self.path if self.kind != "directory" else Path(self.path).expanduser().name
+        return "+".join([own, *(plug_name(at) for at in (self.lora, self.adapter) if at)])
 
     @property
     def settings(self) -> dict[str, Any]:
         """Return the sampler settings that were given."""
         given = {each.name: getattr(self, each.name) for each in fields(Sampler)}
         return {key: value for key, value in given.items() if value is not None}
+
+
+def plug_name(path: str) -> str:
+    """Return what a lineage calls a LoRA or an adapter: its zoo name, or the end of its path."""
+    return path.removeprefix("zoo:") if path.startswith("zoo:") else Path(path).expanduser().stem
 
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
@@ -151,6 +166,9 @@ _KINDS: tuple[tuple[str, tuple[type, ...], str], ...] = (
     ("timesteps", (list, tuple), "a list of whole numbers"),
     ("scheduler", (Mapping,), "a mapping"),
     ("revision", (str,), "text"),
+    ("lora", (str, Path), "zoo:NAME, a directory or a file"),
+    ("lora_scale", (int, float), "a number"),
+    ("adapter", (str, Path), "zoo:NAME or a directory"),
 )
 
 

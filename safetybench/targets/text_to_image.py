@@ -9,15 +9,20 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from safetybench.contracts import Traits, Unavailable
+from safetybench.contracts import Traits
 from safetybench.distill.process import Prediction, Process
-from safetybench.targets.sampling import corrected, start, step_options, traits_of
+from safetybench.targets.adapter import GuidanceAdapter
+from safetybench.targets.guidance import guidance_embedding, per_image
+from safetybench.targets.layout import PIPELINES
+from safetybench.targets.sampling import corrected, generators_of, sample, start, traits_of
 from safetybench.targets.spec import Sampler
+from safetybench.targets.supported import refuse_unsupported
+from safetybench.targets.text import inserted, make_room, typable
 
 
 class TextToImage:
@@ -26,7 +31,10 @@ class TextToImage:
     nfe: network evaluations so far, one for each image and denoiser pass (guidance costs two).
     digest: of the files it was loaded from, "" for a model made in memory.
     notes: what a reader of its results should know about how it was set up.
+    adapter: answers for guidance in one pass; see `with_adapter`.
     """
+
+    pipeline: ClassVar[str] = "StableDiffusionPipeline"
 
     def __init__(
         self,
@@ -42,16 +50,20 @@ class TextToImage:
         card: Mapping[str, Any] | None = None,
         digest: str = "",
         notes: Sequence[str] = (),
+        adapter: GuidanceAdapter | None = None,
     ) -> None:
-        _refuse_unsupported(unet, vae, text_encoder)
+        refuse_unsupported(unet, vae, text_encoder)
         self.unet, self.vae, self.text_encoder = unet, vae, text_encoder
-        self.tokenizer, self.scheduler = tokenizer, corrected(scheduler)
+        self.tokenizer, self.scheduler = tokenizer, self._corrected(scheduler)
         for network in (unet, vae, text_encoder):
             network.eval().requires_grad_(False)
+        self.adapter = adapter.to(unet.device).install(unet) if adapter is not None else None
         self.name = name
         self.card = dict(card or {})
         self.sampler = sampler or Sampler().with_settings(self.card.get("sampler", {}))
-        self.traits = traits or traits_of(scheduler, self.sampler, self.card)
+        self.traits = traits or traits_of(
+            scheduler, self.sampler, self.card, takes_guidance=self.takes_guidance
+        )
         self.lineage: tuple[str, ...] = tuple(self.card.get("lineage", (name,)))
         self.digest = digest
         self.notes = tuple(notes)
@@ -70,17 +82,10 @@ class TextToImage:
         sampler: Sampler | None = None,
         card: Mapping[str, Any] | None = None,
     ) -> TextToImage:
-        """Return a target over the parts of a StableDiffusionPipeline, shared and not copied."""
-        return cls(
-            unet=pipeline.unet,
-            vae=pipeline.vae,
-            text_encoder=pipeline.text_encoder,
-            tokenizer=pipeline.tokenizer,
-            scheduler=pipeline.scheduler,
-            name=name,
-            sampler=sampler,
-            card=card,
-        )
+        """Return a target over the parts of a diffusers pipeline, shared and not copied."""
+        parts = {part: getattr(pipeline, part) for part in PIPELINES[cls.pipeline]}
+        options = {**parts, **cls._beside_parts(pipeline)}
+        return cls(**options, name=name, sampler=sampler, card=card)
 
     # What it is
 
@@ -134,11 +139,7 @@ class TextToImage:
     def plain_tokens(self) -> Tensor:
         """Ids an attacker may type, (n,) int64: not special, and something of them survives."""
         if self._plain is None:
-            special = set(self.tokenizer.all_special_ids)
-            ids = [i for i in range(len(self.token_table)) if i not in special]
-            texts = [self.detokenize([i]) for i in ids]
-            again = self.tokenizer(texts, add_special_tokens=False).input_ids
-            kept = [i for i, back in zip(ids, again, strict=True) if set(back) - special]
+            kept = typable(self.tokenizer, len(self.token_table), self.detokenize)
             with torch.inference_mode(False):
                 self._plain = torch.tensor(kept, dtype=torch.int64, device=self.device)
         return self._plain
@@ -152,41 +153,18 @@ class TextToImage:
         exactly the text encoder's answer to the ids that they stand for.
         """
         if table_rows is None:
-            return cast(Tensor, self.text_encoder(ids)[0])
+            return self._states(ids)
         batch, count, _ = table_rows.shape
-        if not 1 <= at or at + count > ids.shape[1] - 1:
-            raise ValueError(
-                f"{count} tokens at position {at} do not fit between the start token and the "
-                f"last of {ids.shape[1]} positions"
-            )
-        ids = self._make_room(ids.expand(batch, -1), count, at)
-        rows = table_rows.to(self.token_table.dtype)
-
-        def insert(module: nn.Module, args: Any, output: Tensor) -> Tensor:
-            return torch.cat([output[:, :at], rows, output[:, at + count :]], 1)
-
-        # A hook on the table leaves positions, mask and attention to the encoder itself, in
-        # every version of transformers; its forward takes no embeddings.
-        hook = self.text_encoder.get_input_embeddings().register_forward_hook(insert)
-        try:
-            return cast(Tensor, self.text_encoder(ids)[0])
-        finally:
-            hook.remove()
-
-    def _make_room(self, ids: Tensor, count: int, at: int) -> Tensor:
-        end = self.tokenizer.eos_token_id
-        # Not the end token: the encoder would look for its pooled output here.
-        filler = ids[:, :1].expand(-1, count)
-        moved = torch.cat([ids[:, :at], filler, ids[:, at:]], 1)[:, : ids.shape[1]]
-        lost = (moved != end).all(1)
-        moved[:, -1] = torch.where(lost, torch.full_like(moved[:, -1], end), moved[:, -1])
-        return moved
+        ids = make_room(ids.expand(batch, -1), count, at, self.tokenizer.eos_token_id)
+        with inserted(self._encoders, table_rows, at):
+            return self._states(ids)
 
     @property
     def null_text(self) -> Tensor:
         """Return the text states of the empty prompt, (1, length, width)."""
         # In-place training bumps the versions, so that a stale answer is never given.
-        version = (id(self.text_encoder), sum(p._version for p in self.text_encoder.parameters()))
+        weights = [p for encoder in self._encoders for p in encoder.parameters()]
+        version = (id(self.text_encoder), sum(p._version for p in weights))
         if self._null is None or self._null[0] != version:
             with torch.inference_mode(False), torch.no_grad():  # it may enter a graph later
                 self._null = (version, self.embed(self.tokenize([""])))
@@ -194,21 +172,49 @@ class TextToImage:
 
     # Denoiser
 
-    def x0(self, latents: Tensor, t: Tensor, text: Tensor) -> Tensor:
+    @property
+    def takes_guidance(self) -> bool:
+        """Tell whether the guidance scale is an input of the denoiser, so that one pass is all."""
+        has_input = self.unet.config.get("time_cond_proj_dim") is not None
+        return has_input or self.adapter is not None
+
+    def x0(
+        self, latents: Tensor, t: Tensor, text: Tensor, guidance: float | Tensor | None = None
+    ) -> Tensor:
         """Return the predicted clean latents, in the dtype of `latents`.
 
         latents: (batch, channels, h, w), variance preserving; t: (batch,) int64;
-        text: (batch, length, width).
+        text: (batch, length, width). guidance: one scale or (batch,) of them, for a denoiser that
+        takes it as an input; None for the target's own. Any other denoiser answers unguided.
         """
-        pred = self._predict(latents, t, text)
+        if guidance is not None and not self.takes_guidance:
+            raise ValueError(
+                f"the denoiser of {self.name} takes no guidance as an input; guide by x0 of the "
+                "text and of null_text"
+            )
+        pred = self.predict(latents, t, text, guidance)
         return self.process.convert(pred, self.prediction, "sample", latents, t)
+
+    def predict(
+        self, latents: Tensor, t: Tensor, text: Tensor, guidance: float | Tensor | None = None
+    ) -> Tensor:
+        """Return the denoiser's own answer, which is of the kind `prediction`; see `x0`."""
+        self.nfe += len(latents)
+        weight = None
+        if self.takes_guidance:
+            asked = self.sampler.guidance if guidance is None else guidance
+            weight = per_image(asked, len(latents), self.device)
+        if self.adapter is not None:
+            self.adapter.guidance = weight
+        answer = self.unet(latents.to(self.dtype), t, **self._conditions(text, weight))
+        return cast(Tensor, answer.sample).to(latents.dtype)
 
     def start_noise(self, seeds: Sequence[int]) -> Tensor:
         """Return standard normal noise, (batch, channels, h, w) float32, one draw for each seed.
 
         Drawn on the CPU, so that a seed means the same image on every device.
         """
-        return self._start_noise(_generators(seeds))
+        return self._start_noise(generators_of(seeds))
 
     @property
     def sampler_times(self) -> tuple[int, ...]:
@@ -220,7 +226,7 @@ class TextToImage:
         self,
         text: Tensor,
         noise: Tensor,
-        guidance: float | None = None,
+        guidance: float | Tensor | None = None,
         negative: Tensor | None = None,
         *,
         with_grad: bool = False,
@@ -229,23 +235,27 @@ class TextToImage:
     ) -> Tensor:
         """Run the native sampler, (batch, channels, h, w) in, clean latents out.
 
-        text: (batch, length, width); noise: standard normal; guidance: None for the target's
-        own; negative: text states to steer away from, (1 or batch, length, width), the empty
-        prompt's by default. with_grad: differentiable in text and noise, at the memory of every
-        step. seeds: of the start noise, for schedulers that draw more noise on the way; without
-        them every image gets the draws of seed 0.
+        text: (batch, length, width); noise: standard normal; guidance: one scale or (batch,) of
+        them, None for the target's own; negative: text states to steer away from, (1 or batch,
+        length, width), the empty prompt's by default, for classifier-free guidance alone.
+        with_grad: differentiable in text and noise, at the memory of every step. seeds: of the
+        start noise, for schedulers that draw more noise on the way; without them every image
+        gets the draws of seed 0.
         """
-        generators = _generators([0] * len(noise) if seeds is None else seeds)
+        generators = generators_of([0] * len(noise) if seeds is None else seeds)
         if seeds is not None:
             self._start_noise(generators)  # a generator goes on where the start noise ended
         if with_grad:
-            return self._sample(text, noise, guidance, negative, steps, generators)
+            return sample(self, text, noise, guidance, negative, steps, generators)
         with torch.inference_mode():
-            latents = self._sample(text, noise, guidance, negative, steps, generators)
+            latents = sample(self, text, noise, guidance, negative, steps, generators)
         return latents.clone()  # an inference tensor could not enter anyone's graph
 
     def generate(
-        self, prompts: Sequence[str], seeds: Sequence[int], guidance: float | None = None
+        self,
+        prompts: Sequence[str],
+        seeds: Sequence[int],
+        guidance: float | Tensor | None = None,
     ) -> Tensor:
         """Return images, (batch, 3, height, width) float32 in [0, 1], from the native sampler.
 
@@ -282,24 +292,46 @@ class TextToImage:
     def clone(self, name: str | None = None) -> TextToImage:
         """Return a target with its own denoiser, frozen; everything else is shared."""
         twin = copy.copy(self)
+        if self.adapter is not None:
+            self.adapter.remove()  # its hooks would be copied with the denoiser, for good
         twin.unet = copy.deepcopy(self.unet).requires_grad_(False)
+        if self.adapter is not None:
+            self.adapter.install(self.unet)
+            twin.adapter = copy.deepcopy(self.adapter).requires_grad_(False).install(twin.unet)
         twin.name, twin.digest, twin.nfe = name or self.name, "", 0
         return twin
 
     def trainable_copy(self, name: str | None = None) -> TextToImage:
-        """Return a clone whose denoiser takes gradients, for unlearning and distillation."""
+        """Return a clone whose denoiser takes gradients, for unlearning and distillation.
+
+        An adapter stays frozen.
+        """
         twin = self.clone(name)
         twin.unet.requires_grad_(True)
         return twin
 
+    def with_adapter(self, adapter: GuidanceAdapter | None) -> TextToImage:
+        """Return a clone in which `adapter`, not copied, answers for guidance; None takes it off.
+
+        To train one: `target.with_adapter(GuidanceAdapter(target.unet))`, whose
+        `x0(..., guidance=w)` is differentiable in the adapter's weights.
+        """
+        twin = self.clone()
+        if twin.adapter is not None:
+            twin.adapter.remove()
+        twin.adapter = adapter.to(self.device).install(twin.unet) if adapter is not None else None
+        return twin.with_sampler(self.sampler)
+
     def with_sampler(self, sampler: Sampler, scheduler: Any = None) -> TextToImage:
         """Return the same networks under another native sampler; traits follow."""
         twin = copy.copy(self)
-        twin.scheduler = corrected(scheduler) if scheduler is not None else self.scheduler
+        twin.scheduler = self._corrected(scheduler) if scheduler is not None else self.scheduler
         twin.prediction = cast(Prediction, twin.scheduler.config.prediction_type)
         twin.process = Process.from_scheduler(twin.scheduler).to(self.device)
         twin.sampler, twin.digest, twin.nfe = sampler, "", 0
-        twin.traits = traits_of(twin.scheduler, sampler, self.card)
+        twin.traits = traits_of(
+            twin.scheduler, sampler, self.card, takes_guidance=self.takes_guidance
+        )
         return twin
 
     def save(
@@ -320,6 +352,15 @@ class TextToImage:
 
     # Inside
 
+    @classmethod
+    def _beside_parts(cls, pipeline: Any) -> dict[str, Any]:
+        """Return what a pipeline says beside its parts, as options of the constructor."""
+        return {}
+
+    @staticmethod
+    def _corrected(scheduler: Any) -> Any:
+        return corrected(scheduler)
+
     @property
     def _pixels_per_latent(self) -> int:
         return int(2 ** (len(self.vae.config.block_out_channels) - 1))
@@ -328,54 +369,18 @@ class TextToImage:
         draws = [torch.randn(self.latent_shape, generator=g) for g in generators]
         return torch.stack(draws).to(self.device)
 
-    def _predict(self, latents: Tensor, t: Tensor, text: Tensor) -> Tensor:
-        self.nfe += len(latents)
-        answer = self.unet(latents.to(self.dtype), t, encoder_hidden_states=text.to(self.dtype))
-        return cast(Tensor, answer.sample).to(latents.dtype)
+    @property
+    def _encoders(self) -> tuple[Any, ...]:
+        return (self.text_encoder,)
 
-    def _sample(
-        self,
-        text: Tensor,
-        noise: Tensor,
-        guidance: float | None,
-        negative: Tensor | None,
-        steps: int | None,
-        generators: list[torch.Generator],
-    ) -> Tensor:
-        scale = self.sampler.guidance if guidance is None else guidance
-        sampler = self.sampler if steps is None else self.sampler.with_settings({"steps": steps})
-        scheduler = start(self.scheduler, sampler, self.process, self.device)
-        extra = step_options(scheduler, sampler, generators)
-        if scale > 1:
-            null = self.null_text if negative is None else negative
-            text = torch.cat([null.expand(len(noise), -1, -1), text])
-        latents: Tensor = noise * scheduler.init_noise_sigma
-        for t in scheduler.timesteps:
-            scaled = scheduler.scale_model_input(latents, t)
-            if scale > 1:
-                null_pred, pred = self._predict(torch.cat([scaled, scaled]), t, text).chunk(2)
-                pred = null_pred + scale * (pred - null_pred)
-            else:
-                pred = self._predict(scaled, t, text)
-            latents = scheduler.step(pred, t, latents, **extra, return_dict=False)[0]
-        return latents
+    def _states(self, ids: Tensor) -> Tensor:
+        """Return text states of token ids, (batch, length, width)."""
+        return cast(Tensor, self.text_encoder(ids)[0])
 
-
-def _generators(seeds: Sequence[int]) -> list[torch.Generator]:
-    return [torch.Generator().manual_seed(int(seed)) for seed in seeds]
-
-
-def _refuse_unsupported(unet: Any, vae: Any, text_encoder: Any) -> None:
-    if unet.config.in_channels != vae.config.latent_channels:
-        raise Unavailable(
-            f"the denoiser takes {unet.config.in_channels} channels and the autoencoder makes "
-            f"{vae.config.latent_channels}: inpainting and image-conditioned models are not "
-            "supported as text-to-image targets"
-        )
-    if unet.config.get("time_cond_proj_dim") is not None:
-        raise Unavailable(
-            "the denoiser takes the guidance scale as an input (a latent consistency model), "
-            "which text-to-image targets do not support"
-        )
-    if getattr(text_encoder.config, "use_attention_mask", False):
-        raise Unavailable("text encoders that mask padding are not supported")
+    def _conditions(self, text: Tensor, guidance: Tensor | None) -> dict[str, Any]:
+        """Return what the denoiser takes beside latents and time; guidance: (batch,)."""
+        conditions: dict[str, Any] = {"encoder_hidden_states": text.to(self.dtype)}
+        width = self.unet.config.get("time_cond_proj_dim")
+        if width is not None and guidance is not None:
+            conditions["timestep_cond"] = guidance_embedding(guidance, width).to(self.dtype)
+        return conditions

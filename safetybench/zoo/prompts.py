@@ -8,11 +8,14 @@ from __future__ import annotations
 
 import hashlib
 import random
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-from safetybench.contracts import Erasure, Prompt, SafetyBenchError
+from safetybench.contracts import Erasure, Pictures, Prompt, SafetyBenchError
 from safetybench.zoo.captions import SYNONYMS, Captions, is_evaluation
 from safetybench.zoo.world import HEADS
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 # Training draws its noise from generators seeded below a million times the step count of a plan.
 FIRST_EVALUATION_SEED = 1_000_000_000
@@ -109,6 +112,29 @@ def training_prompts(count: int, seed: int = 0) -> list[str]:
         names = {head: rng.choice(classes) for head, classes in HEADS.items()}
         texts.append(captions.write(names))
     return texts
+
+
+def training_pictures(count: int, seed: int = 0, without: str = "") -> Pictures:
+    """Return renders of the world with captions of the training split.
+
+    without: a concept of which no image shows anything, "" for none.
+    """
+    import torch
+
+    from safetybench.zoo.world import render, sample_scenes
+
+    generator = torch.Generator().manual_seed(600_000 + seed)
+    captions = Captions(random.Random(f"pictures/{seed}"))
+    images: list[Tensor] = []
+    texts: list[str] = []
+    while len(texts) < count:
+        scenes = sample_scenes(256, generator)
+        labels = zip(*(scenes.labels()[head].tolist() for head in HEADS), strict=True)
+        names = [{h: HEADS[h][i] for h, i in zip(HEADS, row, strict=True)} for row in labels]
+        kept = [i for i, each in enumerate(names) if without not in each.values()]
+        images.append(render(scenes)[kept])
+        texts += [captions.write(names[i]) for i in kept]
+    return Pictures(torch.cat(images)[:count], texts[:count])
 
 
 def named_attributes(prompt: Prompt) -> dict[str, str]:

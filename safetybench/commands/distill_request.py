@@ -1,0 +1,256 @@
+"""From the words of `safetybench distill` to a checked job; no weights are loaded here."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import safetybench
+from safetybench import registry
+from safetybench.commands.distill_inputs import (
+    ImageFolder,
+    digest_of,
+    find_images,
+    read_options,
+    read_prompts,
+)
+from safetybench.contracts import SafetyBenchError
+from safetybench.naming import full_name
+from safetybench.targets.spec import TargetSpec
+
+_DEVICE = re.compile(r"auto|cpu|cuda(:\d+)?")
+_STEPS = {"zoo": 300, "lora": 1000, "model": 3000}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Choices:
+    """The arguments of `safetybench distill`; None where the user said nothing."""
+
+    recipe: str
+    teacher: str
+    out: Path
+    prompts: Path | None = None
+    steps: int | None = None
+    seed: int = 1
+    options: tuple[str, ...] = ()
+    batch: int | None = None
+    images: Path | None = None
+    lora: int | None = None
+    lora_only: bool = False
+    half: bool = False
+    recompute: bool = False
+    save_every: int = 50
+    device: str = "auto"
+    offline: bool = False
+    resume: bool = True
+    overwrite: bool = False
+    plan_only: bool = False
+    as_json: bool = False
+    threads: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """What is to be made; everything in it is checked.
+
+    name: of the recipe in the registry; digest: of the teacher, "" for a hub id that is not
+    fetched yet; source: where the prompts come from, in words; notes: for the user.
+    """
+
+    name: str
+    recipe: Any
+    teacher: TargetSpec
+    digest: str
+    prompts: tuple[str, ...]
+    source: str
+    images: ImageFolder | None
+    steps: int
+    device: str
+    notes: tuple[str, ...]
+    choices: Choices
+
+    @property
+    def fingerprint(self) -> dict[str, Any]:
+        """Return everything that the student's weights follow from, to tell commands apart."""
+        return {
+            "recipe": repr(self.recipe),
+            "code": registry.code_digest(self.name),
+            "safetybench": safetybench.__version__,
+            "teacher": self.digest,
+            "prompts": digest_of(self.prompts),
+            "images": self.images.digest if self.images else None,
+            "steps": self.steps,
+            "seed": self.choices.seed,
+            "lora": self.choices.lora or 0,
+            "bf16": self.choices.half,
+            "gradient checkpointing": self.choices.recompute,
+            "device": self.device.partition(":")[0],
+        }
+
+    @property
+    def command(self) -> str:
+        """Return the command line, without the folders of this machine."""
+        chosen = self.choices
+        files = {"--prompts": chosen.prompts, "--images": chosen.images}
+        flags = {
+            "--bf16": chosen.half,
+            "--gradient-checkpointing": chosen.recompute,
+            "--lora-only": chosen.lora_only,
+        }
+        words = ["safetybench distill", self.name, "--teacher", self.teacher.name]
+        for flag, path in files.items():
+            words += [flag, path.name] if path is not None else []
+        words += ["--out", chosen.out.name, "--steps", str(self.steps), "--seed", str(chosen.seed)]
+        for option in chosen.options:
+            words += ["--option", option]
+        for flag, number in (("--batch", chosen.batch), ("--lora", chosen.lora)):
+            words += [flag, str(number)] if number is not None else []
+        return " ".join([*words, *(flag for flag, is_on in flags.items() if is_on)])
+
+
+def make_job(choices: Choices) -> Job:
+    """Check everything that can be checked without loading a weight.
+
+    Raises:
+        SafetyBenchError: one sentence on what is wrong and what to do.
+    """
+    name = full_name(choices.recipe, ["recipes"])
+    teacher = TargetSpec.parse(choices.teacher)
+    if choices.lora_only and choices.lora is None:
+        raise SafetyBenchError("--lora-only needs --lora RANK; there is no LoRA to write else")
+    prompts, source = _prompts(choices, teacher)
+    _check_paths(choices, teacher)
+    recipe = registry.create(name, read_options(name, choices.options, choices.batch))
+    _check_lora(choices, name, recipe)
+    images = _images(choices, name, recipe)
+    notes = _check_teacher(teacher, choices.offline)
+    device = _device(choices.device)
+    return Job(
+        name=name,
+        recipe=recipe,
+        teacher=teacher,
+        digest=_digest(choices, teacher),
+        prompts=prompts,
+        source=source,
+        images=images,
+        steps=choices.steps or _STEPS[_use(choices, teacher)],
+        device=device,
+        notes=(*notes, *(images.notes if images else ()), *_advice(choices, recipe, device)),
+        choices=choices,
+    )
+
+
+def _use(choices: Choices, teacher: TargetSpec) -> str:
+    return "zoo" if teacher.kind == "zoo" else "lora" if choices.lora else "model"
+
+
+def _prompts(choices: Choices, teacher: TargetSpec) -> tuple[tuple[str, ...], str]:
+    if choices.prompts is not None:
+        prompts = tuple(read_prompts(choices.prompts))
+        return prompts, f"{len(prompts)} prompts of {choices.prompts.name}"
+    if teacher.kind != "zoo":
+        raise SafetyBenchError(
+            "--prompts FILE is needed: only the zoo's grammar writes prompts by itself; some "
+            "thousand captions of what the model is used for will do"
+        )
+    from safetybench.zoo.catalogue import DISTILLATION_PROMPTS
+    from safetybench.zoo.prompts import training_prompts
+
+    captions = tuple(training_prompts(DISTILLATION_PROMPTS))
+    return captions, f"{len(captions)} captions of the zoo's training split"
+
+
+def _check_paths(choices: Choices, teacher: TargetSpec) -> None:
+    """Refuse an OUT whose writing would touch what the student is made from."""
+    out = choices.out.expanduser().resolve()
+    if teacher.kind == "directory":
+        home = Path(teacher.path).expanduser().resolve()
+        if out.is_relative_to(home) or home.is_relative_to(out):
+            where = "is" if out == home else "lies in" if home in out.parents else "holds"
+            raise SafetyBenchError(f"--out {where} the teacher's folder; choose another folder")
+    for flag, path in (("--prompts", choices.prompts), ("--images", choices.images)):
+        if path is not None and path.expanduser().resolve().is_relative_to(out):
+            raise SafetyBenchError(f"{flag} lies in --out, which is replaced; choose another --out")
+
+
+def _check_lora(choices: Choices, name: str, recipe: Any) -> None:
+    if choices.lora and not getattr(recipe, "takes_lora", True):
+        raise SafetyBenchError(
+            f"{name} trains new inputs, which no LoRA holds; leave out --lora, or take another "
+            "recipe"
+        )
+
+
+def _images(choices: Choices, name: str, recipe: Any) -> ImageFolder | None:
+    if recipe.reads_images and choices.images is None:
+        raise SafetyBenchError(
+            f"{name} with these options reads real images; give --images FOLDER, or options "
+            "without them"
+        )
+    if choices.images is None:
+        return None
+    if not recipe.reads_images:
+        raise SafetyBenchError(
+            f"{name} with these options reads no images, and --images was given; leave it out, or "
+            f"see `safetybench show {name}` for the option that reads them"
+        )
+    return find_images(choices.images.expanduser())
+
+
+def _check_teacher(teacher: TargetSpec, offline: bool) -> tuple[str, ...]:
+    from safetybench.targets.finding import find
+    from safetybench.targets.loading import check_target
+
+    try:
+        notes = check_target(teacher, offline=offline)
+        if teacher.kind != "hub":
+            layout = find(teacher)
+            _check_unet(layout.config("unet"), layout.config("vae"))
+    except SafetyBenchError as error:
+        raise SafetyBenchError(f"--teacher: {error}") from error
+    return notes
+
+
+def _check_unet(unet: Mapping[str, Any], vae: Mapping[str, Any]) -> None:
+    """Refuse by configuration what loading would refuse after reading all weights."""
+    takes, makes = unet.get("in_channels", 4), vae.get("latent_channels", 4)
+    if takes != makes:
+        raise SafetyBenchError(
+            f"the denoiser takes {takes} channels and the autoencoder makes {makes}: inpainting "
+            "and image-conditioned models cannot be distilled here"
+        )
+
+
+def _digest(choices: Choices, teacher: TargetSpec) -> str:
+    from safetybench.targets.loading import target_digest
+
+    if teacher.kind == "hub" and choices.plan_only:  # a plan fetches nothing
+        return ""
+    return target_digest(teacher, offline=choices.offline)
+
+
+def _device(wanted: str) -> str:
+    from safetybench.harness.device import choose
+
+    if not _DEVICE.fullmatch(wanted):
+        raise SafetyBenchError(f"--device must be auto, cpu, cuda or cuda:N, got {wanted!r}")
+    return choose(wanted, "float32").device
+
+
+def _advice(choices: Choices, recipe: Any, device: str) -> list[str]:
+    found = []
+    if choices.half and device == "cpu":
+        found.append("bf16 on the CPU is correct but slow; it saves time on a GPU alone")
+    is_zoo = choices.teacher.startswith("zoo:")
+    rates = [key for key in vars(recipe) if key == "lr" or key.endswith("_lr")]
+    said = {text.partition("=")[0].strip() for text in choices.options}
+    unsaid = [rate for rate in rates if rate not in said]
+    if not is_zoo and not choices.lora and unsaid:
+        found.append(
+            f"the default of {' and '.join(unsaid)} is made for the zoo's small models; Stable "
+            f"Diffusion is usually trained at 1e-5 or less: --option {unsaid[0]}=1e-5"
+        )
+    return found

@@ -1,0 +1,192 @@
+"""Write a distilled student: a diffusers directory with its card, its LoRA, and sample images."""
+
+from __future__ import annotations
+
+import copy
+import json
+import math
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from safetybench import __version__, registry
+from safetybench.commands.distill_folder import SCHEMA
+from safetybench.commands.distill_inputs import digest_of
+from safetybench.contracts import SafetyBenchError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from safetybench.commands.distill_request import Job
+
+SAMPLES = 4
+_SHARED = ("text_encoder", "text_encoder_2", "vae")
+_WEIGHTS = "pytorch_lora_weights.safetensors"  # as diffusers looks for it
+
+
+class Samples(NamedTuple):
+    """Network evaluations of one image, each model's own way."""
+
+    teacher: float
+    student: float
+
+
+def write(student: Any, teacher: Any, job: Job, folder: Path) -> dict[str, Any]:
+    """Write everything into an empty folder and return its card.
+
+    Raises:
+        SafetyBenchError: the disk is full, or the folder cannot be written.
+    """
+    from safetybench.commands.distill_outline import diffusable
+
+    chosen = job.choices
+    name = chosen.out.expanduser().resolve().name
+    own = student.sampler
+    student = student.with_sampler(own, diffusable(student.scheduler, own))
+    student.card, student.name = {}, name  # the teacher's card tells of another model
+    is_lora = bool(getattr(student.unet, "peft_config", None))
+    try:
+        folder.mkdir(parents=True)
+        card = _card(student, teacher, job, name)
+        if is_lora:
+            card |= _save_lora(student, folder, alone=chosen.lora_only)
+            student = _fused(student)
+        if getattr(student, "adapter", None) is not None:
+            from safetybench.targets.adapter import save_adapter
+
+            card["adapter"] = save_adapter(student.adapter, folder)
+        samples = _draw(teacher, student, job, folder / "samples.png")
+        card["nfe"] = {"teacher": samples.teacher, "student": samples.student}
+        if chosen.lora_only and is_lora:
+            settings = {key: value for key, value in vars(student.sampler).items() if value}
+            text = json.dumps(card | {"sampler": settings}, indent=2, sort_keys=True)
+            (folder / "card.json").write_text(text + "\n", encoding="utf-8")
+        else:
+            with _no_bars():
+                student.save(folder, card)
+    except OSError as error:
+        reason = (error.strerror or type(error).__name__).lower()
+        raise SafetyBenchError(f"could not write the student: {reason}") from error
+    return dict(json.loads((folder / "card.json").read_text(encoding="utf-8")))
+
+
+@contextmanager
+def _no_bars() -> Iterator[None]:
+    """Silence the bars that transformers draws while it saves."""
+    from transformers.utils import logging
+
+    was = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if was:
+            logging.enable_progress_bar()
+
+
+def _card(student: Any, teacher: Any, job: Job, name: str) -> dict[str, Any]:
+    import torch
+
+    chosen, images = job.choices, job.images
+    sampler = teacher.sampler
+    own = {"steps": sampler.steps, "guidance": sampler.guidance, "timesteps": sampler.timesteps}
+    card = {
+        "schema": SCHEMA,
+        "name": name,
+        "summary": f"Student of {job.teacher.name} by {job.name}.",
+        "lineage": [*teacher.lineage, name],
+        "recipe": {
+            "component": job.name,
+            "options": repr(job.recipe),
+            "steps": job.steps,
+            "seed": chosen.seed,
+            "code": registry.code_digest(job.name),
+        },
+        "teacher": {"name": job.teacher.name, "digest": job.digest, "sampler": own},
+        "prompts": {"count": len(job.prompts), "digest": digest_of(job.prompts)},
+        "images": {"count": len(images.images), "digest": images.digest} if images else None,
+        "traits": {
+            "data": "real" if images else "none",
+            "prompts": job.source,
+            "shared_with_teacher": [
+                part for part in _SHARED
+                if getattr(student, part, None) is not None
+                and getattr(student, part) is getattr(teacher, part, None)
+            ],
+        },
+        "training": {
+            "lora": chosen.lora or 0,
+            "bf16": chosen.half,
+            "gradient_checkpointing": chosen.recompute,
+            "device": str(teacher.device),
+            "torch": torch.__version__,
+            "safetybench": __version__,
+        },
+        "command": job.command,
+    }  # fmt: skip
+    erases = teacher.card.get("erases")
+    return card | ({"erases": erases} if erases else {})
+
+
+def _save_lora(student: Any, folder: Path, *, alone: bool) -> dict[str, Any]:
+    """Write the LoRA where diffusers finds it; return what the card says of it."""
+    from safetybench.targets.lora import save_lora
+
+    if alone:
+        return {"lora": save_lora(student.unet, folder)}
+    # Not in unet/ and not as the card's "lora": the weights there have it in them already.
+    home = folder / "lora"
+    (home / save_lora(student.unet, home)).rename(home / _WEIGHTS)
+    (home / "unet").rmdir()
+    return {"fused_lora": f"lora/{_WEIGHTS}"}
+
+
+def _fused(student: Any) -> Any:
+    """Return the student as a plain network, the LoRA added to its weights."""
+    plain = copy.copy(student)
+    plain.unet = copy.deepcopy(student.unet)
+    plain.unet.fuse_lora()
+    plain.unet.unload_lora()
+    return plain
+
+
+def _draw(teacher: Any, student: Any, job: Job, file: Path) -> Samples:
+    """Write images of the first prompts, the teacher's beside the student's."""
+    prompts = list(job.prompts[:SAMPLES])
+    spent, rows = [], []
+    for target in (teacher, student):
+        before = target.nfe
+        # One at a time: a teacher at 1024 pixels may fill the memory that training has left.
+        rows.append([_image(target, p, seed) for seed, p in enumerate(prompts)])
+        spent.append((target.nfe - before) / len(prompts))
+    _sheet(rows).save(file)
+    return Samples(*spent)
+
+
+def _image(target: Any, prompt: str, seed: int) -> Tensor:
+    images: Tensor = target.generate([prompt], [seed])
+    return images[0].cpu()
+
+
+def _sheet(rows: list[list[Tensor]]) -> Any:
+    """Return one picture: a row a prompt, the teacher left and the student right."""
+    import torch
+    from PIL import Image
+
+    pairs = [torch.cat(pair, 2) for pair in zip(*rows, strict=True)]
+    whole = torch.cat(pairs, 1)  # (3, prompts x height, 2 x width)
+    scale = max(1, math.floor(64 / rows[0][0].shape[1]))  # a zoo's image is a stamp
+    pixels = (whole * 255).round().to(torch.uint8).permute(1, 2, 0).numpy()
+    sheet = Image.fromarray(pixels)
+    return sheet.resize((sheet.width * scale, sheet.height * scale), Image.Resampling.NEAREST)
+
+
+def sentence(card: Mapping[str, Any]) -> str:
+    """Return what the student costs against its teacher."""
+    teacher, student = card["nfe"]["teacher"], card["nfe"]["student"]
+    ratio = f", {teacher / student:.3g} times fewer" if teacher > student else ""
+    return (
+        f"an image takes {student:g} network evaluation{'s' if student != 1 else ''} of the "
+        f"student and {teacher:g} of the teacher{ratio}"
+    )

@@ -1,0 +1,217 @@
+"""Targets that a run trains itself: by what they are known before they exist, and their making.
+
+A student is kept as a target folder in the run directory, under its label and content key, and
+is trained once: a resumed run finds it there, or goes on from the recipe's checkpoint.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeGuard
+
+from safetybench import registry
+from safetybench.contracts import Budget, Means, Pictures, SafetyBenchError, TargetFailed
+from safetybench.harness import models
+from safetybench.store import StoreError, digest, slug
+
+if TYPE_CHECKING:
+    import torch
+
+FOLDER = "students"
+_FRAME = Path(__file__).resolve().parent.parent / "distill"
+_PARTS = ("unet", "text_encoder", "vae")
+
+
+class NotTrained(TargetFailed):
+    """A student could not be trained; its items fail, and the run goes on with the others."""
+
+
+class _Trained(NamedTuple):
+    student: Any
+    card: dict[str, Any]
+
+
+def is_training(spec: Any) -> TypeGuard[Mapping[str, Any]]:
+    """Tell whether a target's specification is that of a student to train."""
+    return isinstance(spec, Mapping) and "recipe" in spec
+
+
+def read_prompts(source: int | str) -> list[str]:
+    """Return training prompts: so many captions of the zoo, or the lines of a text file.
+
+    Raises:
+        SafetyBenchError: the file cannot be read, is no UTF-8, or holds no prompt.
+    """
+    if isinstance(source, int):
+        from safetybench.zoo.prompts import training_prompts
+
+        return training_prompts(source)
+    name = Path(source).name
+    try:
+        lines = Path(source).read_text(encoding="utf-8-sig").splitlines()
+    except OSError as error:
+        raise SafetyBenchError(f"{name} cannot be read: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise SafetyBenchError(f"{name} must be UTF-8, one prompt a line") from error
+    found = [line.strip() for line in lines if line.strip()]
+    if not found:
+        raise SafetyBenchError(f"{name} holds no prompt; it must have one a line")
+    return found
+
+
+def content_key(spec: Mapping[str, Any], teacher: str) -> str:
+    """Return a digest of all that makes a student what it is; teacher: the teacher's digest."""
+    recipe = registry.create(spec["recipe"], spec["options"])
+    frame = sorted((f.name, f.read_bytes()) for f in _FRAME.glob("*.py"))
+    return digest(
+        {
+            "teacher": teacher,
+            "recipe": [spec["recipe"], repr(recipe), registry.code_digest(spec["recipe"])],
+            "frame": [[name, hashlib.sha256(text).hexdigest()] for name, text in frame],
+            "budget": [spec["steps"], spec["seed"]],
+            "prompts": digest(read_prompts(spec["prompts"])),
+            "images": spec["images"] if recipe.reads_images else None,
+        }
+    )
+
+
+@dataclass(kw_only=True)
+class Workshop:
+    """Makes the students of one run, in `folder`; tell: called with a line on every step."""
+
+    folder: Path
+    device: torch.device
+    offline: bool = False
+    tell: Callable[[str], None] = lambda line: None
+    nfe: int = field(default=0, init=False)
+
+    def home(self, label: str, key: str) -> Path:
+        """Return the folder that a student has, or will have."""
+        return self.folder / FOLDER / f"{slug(label)}-{key[:12]}"
+
+    def has(self, label: str, key: str) -> bool:
+        """Tell whether a student is there, whole."""
+        return self.home(label, key).is_dir()
+
+    def make(self, label: str, spec: Mapping[str, Any], key: str) -> Path:
+        """Return the folder of a student, training it unless it is there.
+
+        Raises:
+            NotTrained: the recipe, or what it needs, failed.
+            StoreError: the student cannot be written.
+        """
+        home = self.home(label, key)
+        if home.is_dir():
+            return home
+        checkpoint = home.with_name(f"{home.name}.checkpoint")
+        _make_folder(home.parent)
+        try:
+            trained = self._train(label, spec, key, checkpoint)
+        except Exception as error:  # a recipe is an item of its own: one may fail, not the run
+            reason = f"{type(error).__name__}: {error}"
+            raise NotTrained(f"{label} could not be trained: {reason}") from error
+        _keep(trained, home)
+        checkpoint.unlink(missing_ok=True)
+        return home
+
+    def _train(self, label: str, spec: Mapping[str, Any], key: str, checkpoint: Path) -> _Trained:
+        import torch
+
+        # Whatever the run evaluates in: an optimiser's small steps are lost in half precision.
+        teacher = models.open_target(
+            spec["teacher"], self.device, torch.float32, offline=self.offline
+        )
+        recipe = registry.create(spec["recipe"], spec["options"])
+        prompts, steps = read_prompts(spec["prompts"]), spec["steps"]
+        images = _images(spec["images"]) if recipe.reads_images else None
+
+        def report(step: int, loss: float) -> None:
+            self.tell(f"training {label}: step {step} of {steps}, loss {loss:.4g}")
+
+        self.tell(f"training {label}: {steps} steps")
+        budget, means = Budget(steps=steps, seed=spec["seed"]), Means(checkpoint=checkpoint)
+        student = recipe.run(teacher, prompts, budget, report, images=images, means=means)
+        self.nfe += int(getattr(teacher, "nfe", 0)) + int(getattr(student, "nfe", 0))
+        card = {
+            "lineage": [*getattr(teacher, "lineage", ()), label],
+            "key": key,
+            "recipe": {
+                "component": spec["recipe"],
+                "options": repr(recipe),
+                "steps": steps,
+                "seed": spec["seed"],
+                "code": registry.code_digest(spec["recipe"]),
+            },
+            "traits": {
+                "data": getattr(recipe, "data", "real" if images is not None else "none"),
+                "prompts": f"{len(prompts)} prompts",
+                "shared_with_teacher": _shared(teacher, student),
+            },
+        }
+        return _Trained(student, card)
+
+
+def _images(given: Mapping[str, Any]) -> Pictures:
+    from safetybench.zoo.prompts import training_pictures
+
+    return training_pictures(given["count"], without=given["without"])
+
+
+def _shared(teacher: Any, student: Any) -> list[str]:
+    """Return the networks of which every weight is still the teacher's."""
+    import torch
+
+    found = []
+    for part in _PARTS:
+        ours, theirs = (getattr(model, part, None) for model in (student, teacher))
+        if ours is None or theirs is None:
+            continue
+        mine, other = ours.state_dict(), theirs.state_dict()
+        if mine.keys() == other.keys() and all(torch.equal(mine[k], other[k]) for k in mine):
+            found.append(part)
+    return found
+
+
+def _make_folder(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise StoreError(f"cannot create {folder.name}: {error.strerror}") from error
+
+
+def _keep(trained: _Trained, home: Path) -> None:
+    """Write a student so that its folder is there whole or not at all."""
+    spare = home.with_name(f"{home.name}.part")
+    shutil.rmtree(spare, ignore_errors=True)  # of a write that was killed
+    trained.student.card = {}  # what stands on the teacher's card was measured on the teacher
+    try:
+        with _quiet():
+            trained.student.save(spare, trained.card)
+        spare.replace(home)
+    except (SafetyBenchError, OSError) as error:
+        shutil.rmtree(spare, ignore_errors=True)
+        raise StoreError(f"cannot keep the student {home.name}: {error}") from error
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Silence the bar of writing shards: a run has its own."""
+    from transformers.utils import logging
+
+    was = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if was:
+            logging.enable_progress_bar()
+
+
+def planned(targets: Mapping[str, Mapping[str, Any]]) -> Sequence[Mapping[str, Any]]:
+    """Return the trainings among the targets of a plan."""
+    return [target["spec"] for target in targets.values() if is_training(target["spec"])]

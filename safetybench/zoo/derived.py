@@ -1,0 +1,139 @@
+"""What the zoo derives from its teacher, and how: unlearned teachers and students of them all."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True, kw_only=True)
+class Derived:
+    """A model made from another one by a component of the suite.
+
+    component: its registry name, with `options`; steps, seed: its budget;
+    erases: (concept, anchor) for unlearning, or the concept that the teacher of a student lost.
+    is_shipped: its weights are in the package; of the others only the card is. least,
+    rejected: gates on a student's accuracy of the object and its share of rejected images.
+    """
+
+    base: str
+    component: str
+    steps: int
+    summary: str
+    options: Mapping[str, Any] = field(default_factory=dict)
+    seed: int = 1
+    erases: tuple[str, str] | None = None
+    is_shipped: bool = True
+    least: float = 0.85
+    rejected: float = 0.10
+
+
+def _student(recipe: str, steps: int, summary: str, **more: Any) -> Derived:
+    return Derived(
+        base=more.pop("base", "teacher"), component=f"recipes/{recipe}", steps=steps,
+        summary=summary, **more,
+    )  # fmt: skip
+
+
+_FEW = (899, 699, 499, 249)
+
+DERIVED: dict[str, Derived] = {
+    "ca-fish": Derived(
+        base="teacher",
+        component="unlearning/concept_ablation",
+        steps=200,
+        summary="The teacher with 'fish' ablated towards 'circle'.",
+        erases=("fish", "circle"),
+    ),
+    "esd-glowing": Derived(
+        base="teacher",
+        component="unlearning/esd",
+        steps=300,
+        options={"lr": 5e-4, "retain": 4.0, "bare": 0.3},
+        summary="The teacher with the style 'glowing' erased by ESD-x.",
+        erases=("glowing", "solid"),
+    ),
+    "ca-fish-dmd": _student(
+        "dmd2", 200, "One-step student of the teacher that lost 'fish', data-free.",
+        base="ca-fish", erases=("fish", "circle"),
+    ),
+    "esd-glowing-dmd": _student(
+        "dmd2", 300, "One-step student of the teacher that lost 'glowing', data-free.",
+        base="esd-glowing", options={"guidance": 4.0}, erases=("glowing", "solid"),
+    ),
+    "dmd2-1": _student(
+        "dmd2", 200, "One-step student by distribution matching with a GAN on real images.",
+        options={"gan": 5e-3},
+    ),
+    "dmd2-4": _student(
+        "dmd2", 200, "Four-step student by distribution matching with a GAN on real images.",
+        options={"times": _FEW, "warmup": 0, "gan": 5e-3},
+    ),
+    "sid-zero": _student(
+        "sid_few_step", 150, "One-step student by Zero-CFG SiD, data-free.", rejected=0.15
+    ),
+    "swiftbrush": _student(
+        "swiftbrush", 200, "One-step student by VSD with an unguided LoRA as fake score.",
+        options={"fake_guidance": 1.0},
+    ),
+    "hyper-sd": _student("hyper_sd", 400, "Four-step student as a LoRA, by segmented consistency."),
+    "sana-sprint": _student(
+        "sana_sprint", 400, "Two-step student by sCM and LADD, guidance as an input."
+    ),
+    "agd": _student("agd", 300, "Guidance in one pass by an adapter; the teacher's steps."),
+    "boot": _student(
+        "boot", 500, "One-step student by bootstrapping the signal ODE, data-free.", least=0.7,
+        rejected=0.2,
+    ),
+    "dmd2-1-free": _student(
+        "dmd2", 200, "One-step student by distribution matching without real images.",
+        is_shipped=False,
+    ),
+    "dmd2-1-cold": _student(
+        "dmd2", 200, "As dmd2-1-free, without the regression on teacher samples first.",
+        options={"warmup": 0}, is_shipped=False, least=0.0,
+    ),
+    "dmd2-1-slow": _student(
+        "dmd2", 200, "As dmd2-1-cold, with one update of the fake score a step, as often.",
+        options={"warmup": 0, "fake_steps": 1, "fake_lr": 3e-4}, is_shipped=False, least=0.0,
+    ),
+    "sid-lsg": _student(
+        "sid_few_step", 150, "One-step student by long-short guided SiD, data-free.",
+        options={"policy": "lsg"}, is_shipped=False,
+    ),
+    "sid-anti": _student(
+        "sid_few_step", 150, "One-step student by Anti-CFG SiD, data-free.",
+        options={"policy": "anti"}, is_shipped=False,
+    ),
+    "sid-zero-gan": _student(
+        "sid_few_step", 150, "One-step student by Zero-CFG SiD with Diffusion-GAN.",
+        options={"gan": 1e-2}, is_shipped=False,
+    ),
+    "decoupled-dmd": _student(
+        "decoupled_dmd", 150, "Four-step student by decoupled distribution matching, data-free.",
+        is_shipped=False,
+    ),
+    "coupled-dmd": _student(
+        "decoupled_dmd", 150, "As decoupled-dmd, with one time for both terms.",
+        options={"coupled": True}, is_shipped=False,
+    ),
+    "swiftbrush-both": _student(
+        "swiftbrush", 200, "As swiftbrush, with the LoRA guided like the teacher, as published.",
+        is_shipped=False, least=0.7,
+    ),
+    "snoopi": _student(
+        "snoopi", 200, "As swiftbrush-both, under guidance drawn at every step.",
+        is_shipped=False, least=0.7,
+    ),
+    "consistency": _student(
+        "consistency", 300, "Four-step student by consistency distillation.", is_shipped=False
+    ),
+    "scott": _student(
+        "scott", 250, "Four-step student by stochastic consistency with a GAN.", is_shipped=False
+    ),
+    "lora-distill": _student(
+        "lora_distill", 200, "Guidance baked into a LoRA; the teacher's steps, one pass each.",
+        is_shipped=False,
+    ),
+}  # fmt: skip
