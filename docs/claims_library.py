@@ -59,9 +59,9 @@ model, and an attack on that is none on the student.
 
 - One step: 699. Pure noise goes in, the network is told 699.
 - Four steps: 899, 699, 499, 249 in the distribution matching family, 899, 674, 449, 224 in the
-  consistency family. Each x0-prediction is noised afresh (LCM's scheduler), or by TCD's with a
-  share of new noise (`hyper-sd`).
-- Two steps: 899, 680 (`sana-sprint`).
+  consistency family. Each x0-prediction is noised afresh (LCM's scheduler), or by TCD's
+  (`hyper-sd`), whose gamma says how far a step overshoots before it renoises.
+- Two steps: 799, 499 (`sana-sprint`).
 - The teacher's own twelve: `lora-distill` and `agd`."""
 _DEPARTS = """\
 Everything is some thousand times smaller and shorter than published, and four things were changed

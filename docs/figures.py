@@ -197,10 +197,13 @@ def _student(card: Mapping[str, Any]) -> tuple[str, ...]:
 def _guidance(card: Mapping[str, Any]) -> str:
     """Return how guidance gets in: the sampler's, or the recipe's scale of the teacher's."""
     scale = (card.get("sampler") or {}).get("guidance", 1.0)
-    if scale > 1:
-        return f"CFG {scale:g}"
     recipe = card.get("recipe") or {}
+    if scale > 1:
+        takes = ("recipes/agd", "recipes/sana_sprint")
+        return f"{'input' if recipe.get('component') in takes else 'CFG'} {scale:g}"
     if not str(recipe.get("component", "")).startswith("recipes/"):
+        return "none"
+    if re.search(r"policy='(zero|anti)'", str(recipe.get("options", ""))):
         return "none"
     # A recipe with a guidance space names the scale of the teacher's score `real`.
     found = re.search(r"\b(?:guidance|real)=(\([^()]*\)|-?[\d.]+)", str(recipe.get("options", "")))

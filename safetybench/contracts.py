@@ -306,9 +306,10 @@ class Pictures(NamedTuple):
 class Means:
     """With what means a recipe trains; none of it changes what it trains for.
 
-    checkpoint: file for exact resume, written every `save_every` student steps and removed at
-    the end; a file that is there is continued. lora: rank of a LoRA to train in the place of all
-    weights, 0 for none. half: bf16 autocast. recompute: gradient checkpointing.
+    checkpoint: file for exact resume, written every `save_every` steps; one that is there is
+    continued, and at the end it is left to the caller, to be removed once the student is kept.
+    lora: rank of a LoRA to train in the place of all weights, 0 for none. half: bf16 autocast.
+    recompute: gradient checkpointing.
     """
 
     checkpoint: Path | None = None

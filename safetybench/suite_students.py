@@ -161,7 +161,11 @@ def _training(
 
 
 def faults(suite: Suite, offline: bool) -> Iterable[tuple[Location, str]]:
-    """Find what is wrong with students, beyond their keys."""
+    """Find what is wrong with students and their training, beyond their keys."""
+    seeds = suite.training.seeds
+    for i, seed in enumerate(seeds):
+        if seed in seeds[:i]:
+            yield ("training", "seeds", i), f"training.seeds has {seed} twice: that is one training"
     seen: set[str] = set()
     known = [subject.name for subject in suite.subjects]
     for i, student in enumerate(suite.students):

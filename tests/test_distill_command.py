@@ -117,7 +117,8 @@ def test_a_lora_alone_is_no_pipeline(distil: Callable[..., Done], here: Path) ->
     done = distil("--lora", "2", "--lora-only")
     assert done.code == 0, done.err
     files = {p.relative_to(here / "student").as_posix() for p in here.rglob("student/**/*")}
-    assert files == {"card.json", "samples.png", "unet", "unet/pytorch_lora_weights.safetensors"}
+    assert files == {"card.json", "samples.png", "unet", "unet/pytorch_lora_weights.safetensors",
+                     "scheduler", "scheduler/scheduler_config.json"}  # fmt: skip
     card = json.loads((here / "student" / "card.json").read_text())
     assert card["lora"] == "unet/pytorch_lora_weights.safetensors"
 
@@ -236,6 +237,14 @@ def test_images_are_cut_around_the_middle(here: Path) -> None:
             r"--images: 'images' has no image to use: 1 of 1 images are left out: gone\.png: there "
             r"is no such file",
         ),
+        (
+            '{"file_name": "/x/p.png", "text": "a"}',
+            r"metadata\.jsonl:1: '/x/p\.png' must be relative to the folder",
+        ),
+        (
+            '{"file_name": "a\\u0000.png", "text": "a"}',
+            r"metadata\.jsonl:1: 'a\\x00\.png' is no name of a file",
+        ),
     ],
 )
 def test_a_wrong_table_of_images(
@@ -338,6 +347,43 @@ def test_a_student_that_cannot_be_saved_costs_no_training(
     assert equal(here / "straight", here / "student")
 
 
+def test_what_a_kill_left_of_a_write_is_in_nobodys_way(
+    distil: Callable[..., Done], here: Path
+) -> None:
+    (here / ".student.part" / "unet").mkdir(parents=True)
+    (here / ".student.part" / "card.json").write_text("{")
+    done = distil()
+    assert done.code == 0, done.err
+    assert sorted(p.name for p in here.iterdir()) == ["prompts.txt", "student", "teacher"]
+
+
+def test_another_library_does_not_go_on_with_it(
+    distil: Callable[..., Done], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from safetybench.commands import distill_request
+
+    with monkeypatch.context() as patch:
+        stop_at(patch, 10, KeyboardInterrupt())
+        distil("--save-every", "4", steps=14)
+    monkeypatch.setattr(distill_request, "frame_digest", lambda: "b" * 64)
+    done = distil(steps=14)
+    assert done.code == 2
+    assert " is of another command (frame: " in done.err
+    assert f" -> {'b' * 12}); repeat" in done.err
+
+
+def test_a_teacher_that_is_not_fetched_yet_is_no_other_teacher(here: Path) -> None:
+    from safetybench.commands.distill_folder import StudentFolder, check_same
+    from safetybench.contracts import SafetyBenchError
+
+    held = StudentFolder.open(here / "student", {"teacher": "abc", "seed": 1}, resume=True)
+    held.checkpoint.write_bytes(b"x")
+    held.close()
+    check_same(here / "student", {"teacher": "", "seed": 1})
+    with pytest.raises(SafetyBenchError, match=r"\(seed: 1 -> 2\)"):
+        check_same(here / "student", {"teacher": "", "seed": 2})
+
+
 def test_a_finished_student_stays_unless_overwritten(
     distil: Callable[..., Done], here: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -361,6 +407,10 @@ def test_a_finished_student_stays_unless_overwritten(
 def test_a_kill_between_the_two_renames_is_mended(distil: Callable[..., Done], here: Path) -> None:
     assert distil().code == 0
     (here / "student").rename(here / ".student.old")
+    plan = distil("--plan", "--overwrite")
+    assert "student (replaced at the end)" in plan.out
+    assert "holds a finished student" in distil("--plan").err
+    assert not (here / "student").exists()  # a plan writes nothing
     assert "holds a finished student" in distil().err
     assert (here / "student" / "card.json").exists()
 

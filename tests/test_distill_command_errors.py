@@ -39,6 +39,10 @@ BAD: dict[tuple[str, ...], str] = {
         r"recipes/dmd2: times must be a list, as in \[1, 2\], each a whole number, got '699'"
     ),
     ("--option", "times=[a, 2]"): r"recipes/dmd2: times must be a list, .*, got '\[a, 2\]'",
+    ("--option", "times=[2000]"): (
+        r"Dmd2 cannot be trained with these options: times must be below 1000, as the teacher's "
+        r"are, got \[2000\]"
+    ),
     ("--option", "times=[1"): r"--option times='\[1' is no YAML value: .*",
     ("--option", "times"): r"--option must be KEY=VALUE, got 'times'",
     ("--option", "batch=3"): r"the option 'batch' is given twice; give it once",
@@ -166,6 +170,25 @@ def test_prompts_with_a_byte_order_mark_and_windows_line_ends(here: Path) -> Non
 
     (here / "p.txt").write_bytes("\ufeff# x\r\na fish\r\n\r\na \u2028 star\r\n".encode())
     assert read_prompts(here / "p.txt") == ["a fish", "a \u2028 star"]
+
+
+def test_a_prompt_file_in_the_users_folder(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from safetybench.prompt_file import read_prompt_file
+
+    monkeypatch.setenv("HOME", str(here))
+    (here / "p.txt").write_text("a fish\n", encoding="utf-8")
+    assert read_prompt_file(Path("~/p.txt")) == ["a fish"]
+
+
+def test_bars_are_silent_inside_and_restored() -> None:
+    from transformers.utils import logging
+
+    from safetybench.targets.quiet import quiet
+
+    was = logging.is_progress_bar_enabled()
+    with quiet():
+        assert not logging.is_progress_bar_enabled()
+    assert logging.is_progress_bar_enabled() is was
 
 
 def test_options_are_read_by_the_type_of_their_field() -> None:

@@ -21,7 +21,7 @@ from safetybench.contracts import Budget
 from tests.pages import DOCS, PAGES, ROOT, blocks, name_of
 
 GOLDEN_HELP = sorted((ROOT / "tests" / "golden").glob("help*.txt"))
-OPTION = re.compile(r"(?<![\w-])--[a-z][a-z-]+")
+OPTION = re.compile(r"(?<![\w-])--[a-z][a-z0-9-]+")
 
 
 # Generated pages

@@ -223,6 +223,15 @@ def test_a_training_that_collapsed_is_left_out_and_told(tmp_path: Path) -> None:
     assert (row["trainings"], row["planned_trainings"], row["rates"]) == (2, 3, [1.0, 1.0])
 
 
+def test_the_table_shows_the_utility_of_the_trainings_that_count(tmp_path: Path) -> None:
+    models = {f"r.no-fish.seed{s}": broken() if s == 2 else brings_back() for s in SEEDS}
+    found = Outcome(suite(tmp_path, [trained()], count=8), **models)
+    utilities = [t["utility"] for t in found.pair("r")["trainings"]]
+    assert utilities == [1.0, 0.5, 1.0]
+    (row,) = found.summary["transfer"]
+    assert row["utility"] == 1.0
+
+
 def test_the_table_is_sorted_by_what_came_back(outcome: Outcome) -> None:
     rows = outcome.summary["transfer"]
     assert [row["student"] for row in rows][:1] == ["r"]
@@ -239,6 +248,27 @@ def test_traits_explain_a_trained_student(outcome: Outcome) -> None:
     # "a fish w1" and "the Fish w3"; "FISHY" is another word
     assert (traits["prompts"], traits["naming"]) == (4, 2)
     assert outcome.pair("same")["traits"]["naming"] is None
+
+
+def test_traits_are_known_whatever_becomes_of_the_first_prompts(outcome: Outcome) -> None:
+    first = {c.items[i] for c in outcome.cells if c.kind == "clean" for i in range(c.chunk_size)}
+    log = [
+        replace(i, status="failed", success=None, extra={}) if i.item in first else i
+        for i in outcome.log
+    ]
+    summary = outcome.scenario.summarise(outcome.suite, outcome.cells, log)
+    found = {p["student"]["name"]: p["traits"] for p in summary["pairs"] if p["metric"] == "asr"}
+    assert found["r"] == outcome.pair("r")["traits"]
+    assert all(found.values())
+
+
+def test_a_plugged_student_has_its_teachers_networks(tmp_path: Path) -> None:
+    plugged = brings_back()
+    plugged.unet = plugged.text_encoder_2 = plugged  # type: ignore[attr-defined]  # as SDXL's
+    of = suite(tmp_path, [{"name": "p", "plug": {"lora": "zoo:fast"}}], count=8)
+    found = Outcome(of, **{"p.no-fish": plugged, "p.original": brings_back()})
+    traits = found.pair("p")["traits"]
+    assert traits["shared_with_teacher"] == ["text_encoder_2", "unet"]
 
 
 def test_floor_and_utility_are_of_the_same_images(outcome: Outcome) -> None:
@@ -308,6 +338,32 @@ def test_no_verdict_rests_on_prompts_that_one_side_left_unanswered(outcome: Outc
     assert pair["left_out"] == 5 / N
 
 
+def test_trainings_that_leave_out_other_prompts_add_up(outcome: Outcome) -> None:
+    log = list(outcome.log)
+    for number, seed in enumerate(SEEDS):  # 3 of 40 each: none is above a tenth, all together are
+        label = f"no-fish.student.r.seed{seed}.clean"
+        chosen = [i for i, item in enumerate(log) if item.cell == label]
+        for i in chosen[3 * number : 3 * number + 3]:
+            log[i] = replace(log[i], status="unjudged", success=None, error="blurred")
+    summary = outcome.scenario.summarise(outcome.suite, outcome.cells, log)
+    pair = next(p for p in summary["pairs"] if p["student"]["name"] == "r")
+    assert (pair["n"], pair["left_out"]) == (N - 9, 9 / N)
+    assert pair["verdict"] == "not distinguishable"
+
+
+def test_a_training_that_is_not_finished_is_told(outcome: Outcome) -> None:
+    cells = [c for c in outcome.cells if (c.options.get("student"), c.seed) != ("r", 3)]
+    log = [i for i in outcome.log if i.cell in {c.label for c in cells}]
+    summary = outcome.scenario.summarise(outcome.suite, cells, log)
+    pair = next(p for p in summary["pairs"] if p["student"]["name"] == "r")
+    assert pair["reason"].endswith("; training seed 3 is not finished.")
+    assert [t["left_out"] for t in pair["trainings"]] == ["", "", "it is not finished"]
+    row = next(row for row in summary["transfer"] if row["student"] == "r")
+    assert (row["trainings"], row["planned_trainings"]) == (2, 3)
+    (found,) = judge_gate(gate(student="r"), summary["cells"], [dict(pair, variant="")])
+    assert found["decision"] == "undecided"
+
+
 def test_an_interrupted_run_is_summarised_as_far_as_it_is(outcome: Outcome) -> None:
     for count in range(0, len(outcome.cells), 4):
         cells = outcome.cells[:count]
@@ -349,6 +405,28 @@ def test_gates_hold_what_came_back_to_a_limit(outcome: Outcome) -> None:
     assert judge_gate(gate(subject="other"), cells, pairs)[0]["decision"] == "undecided"
     unanswered = [dict(p, left_out=0.3) for p in pairs]
     assert judge_gate(gate(student="same"), cells, unanswered)[0]["decision"] == "undecided"
+
+
+def test_no_gate_passes_on_some_of_the_trainings(tmp_path: Path) -> None:
+    models = {f"r.no-fish.seed{s}": keeps() if s == 2 else broken() for s in SEEDS}
+    pair = Outcome(suite(tmp_path, [trained()]), **models).pair("r")
+    assert (pair["verdict"], pair["left_out"]) == ("inherited", 0.0)
+    (found,) = judge_gate(gate(), [], [dict(pair, variant="")])
+    assert found["decision"] == "undecided"
+    assert found["reason"].startswith(
+        "2 of 3 trainings are left out, seed 1: collapse: the student shows"
+    )
+    whole = [dict(training, left_out="") for training in pair["trainings"]]
+    (found,) = judge_gate(gate(), [], [dict(pair, variant="", trainings=whole)])
+    assert found["decision"] == "passed"
+
+
+def test_prompts_without_an_answer_count_as_the_worst(outcome: Outcome) -> None:
+    pair = dict(outcome.pair("same"), variant="", left_out=0.5)
+    # -60 points on one half, and at worst +100 on the other: 20 in all, and not -60 + 50
+    pair["interval"] = {"low": -0.8, "high": -0.6}
+    assert judge_gate(gate(below=0.19), [], [pair])[0]["decision"] == "undecided"
+    assert judge_gate(gate(below=0.21), [], [pair])[0]["decision"] == "passed"
 
 
 def test_gates_hold_each_training_to_a_rate(outcome: Outcome) -> None:

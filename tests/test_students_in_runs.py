@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from safetybench.contracts import SafetyBenchError
+from safetybench.contracts import SafetyBenchError, TargetFailed, Unavailable
+from safetybench.distill.checkpoint import CheckpointFailed
 from safetybench.harness import engine, training
 from safetybench.harness.plan import make_plan
 from safetybench.harness.progress import Silent
@@ -168,6 +169,86 @@ def test_a_training_that_fails_takes_no_other_along(folder: Path) -> None:
     assert len(ended.results["transfer"]) == 3
     assert engine.verify(out) == []
     assert "training nudge.fish.seed1: step 1 of 3, loss 0.5" in said
+
+
+def raises(monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
+    def run(*_: Any, **__: Any) -> None:
+        raise error
+
+    monkeypatch.setattr(sys.modules[toys_recipe.MODULE].Nudge, "run", run)
+
+
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (Unavailable("install peft"), "install peft"),
+        (
+            ModuleNotFoundError("No module named 'peft'"),
+            "nudge.fish.seed1 could not be trained: ModuleNotFoundError: No module named 'peft'; "
+            "install it, then resume the run",
+        ),
+        (CheckpointFailed("x"), "nudge.fish.seed1 could not be trained: CheckpointFailed: x"),
+        (StoreError("cannot write"), "cannot write"),
+        (OSError("disk"), "nudge.fish.seed1 could not be trained: OSError: disk"),
+        (
+            MemoryError("40 GB"),
+            "nudge.fish.seed1 could not be trained: MemoryError: 40 GB; free memory or choose a "
+            "smaller batch",
+        ),
+        (
+            RuntimeError("CUDA out of memory"),
+            "nudge.fish.seed1 could not be trained: RuntimeError: CUDA out of memory; free memory "
+            "or choose a smaller batch",
+        ),
+    ],
+)
+def test_what_is_no_fault_of_a_recipe_is_not_recorded_as_one(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, error: Exception, message: str
+) -> None:
+    spec = plan_of(folder).suite.spec("nudge.fish.seed1")
+    raises(monkeypatch, error)
+    shop = training.Workshop(folder=folder / "run", device=None)  # type: ignore[arg-type]  # not used
+    monkeypatch.setattr("safetybench.harness.models.open_target", lambda *_, **__: object())
+    with pytest.raises(SafetyBenchError) as stopped:
+        shop.make("nudge.fish.seed1", spec, "0" * 12)
+    assert str(stopped.value) == message
+    assert not isinstance(stopped.value, training.NotTrained)
+
+
+def test_a_run_that_lacked_something_trains_when_it_is_there(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan, out = plan_of(folder), folder / "run"
+    with monkeypatch.context() as lacking:
+        raises(lacking, Unavailable("install peft"))
+        with pytest.raises(Unavailable, match="install peft"):
+            engine.run(plan, out, reports=False)
+        raises(lacking, CheckpointFailed("no space left"))
+        ended = engine.run(plan, out, reports=False)
+        assert (ended.exit_code, ended.results) == (4, {})
+        assert "CheckpointFailed: no space left" in ended.reason
+    assert not [item for item in read_log(out).items if item.status == "failed"]
+    assert engine.run(plan, out, reports=False).exit_code != 4
+    assert len(calls(folder)) == 2
+    assert engine.verify(out) == []
+
+
+def test_a_teacher_that_cannot_be_loaded_stops_the_run(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: Any, **__: Any) -> None:
+        raise RuntimeError("out of memory")
+
+    spec = plan_of(folder).suite.spec("nudge.fish.seed1")
+    shop = training.Workshop(folder=folder / "run", device=None)  # type: ignore[arg-type]  # not used
+    monkeypatch.setattr("safetybench.harness.models.open_target", broken)
+    with pytest.raises(TargetFailed, match="the teacher of x cannot be loaded") as stopped:
+        shop.make("x", spec, "0" * 12)
+    assert not isinstance(stopped.value, training.NotTrained)
+
+
+def test_networks_are_those_of_every_pipeline() -> None:
+    assert training.NETWORKS == ("text_encoder", "text_encoder_2", "unet", "vae")
 
 
 def test_the_key_of_a_student_is_all_that_makes_it(folder: Path) -> None:

@@ -126,14 +126,18 @@ def test_controls_of_several_subjects_are_one_unless_they_differ(tmp_path: Path)
         ("control: zoo:teacher", "control: zoo:teahcer", None),
         ("name: mine", "name: nudge", "my.yaml:12: the student name 'nudge' stands twice"),
         ("name: mine", "name: My own", None),
+        ("seeds: [1, 2]", "seeds: [1, 2, 1]",
+         "my.yaml:9: training.seeds has 1 twice: that is one training"),
+        ("by: 0.5", "by: [x]",
+         "my.yaml:11: recipes/nudge: '<=' not supported between instances of 'tuple' and 'int'"),
         ("seeds: [1, 2]", "seeds: []", "my.yaml:9: training.seeds must not be empty"),
         ("seeds: [1, 2]", "sedes: [1, 2]", "my.yaml:9: unknown key 'sedes'; did you mean 'seeds'?"),
         ("prompts: 64", "prompts: 0",
          "my.yaml:9: training.prompts: a count of 1 or more, or a text file, got 0"),
         ("prompts: 64", "prompts: no.txt",
-         "my.yaml:9: no.txt cannot be read: No such file or directory"),
+         "my.yaml:9: there is no file 'no.txt'"),
         ("steps: 3", "steps: 3, prompts: no.txt",
-         "my.yaml:11: no.txt cannot be read: No such file or directory"),
+         "my.yaml:11: there is no file 'no.txt'"),
         ("count: 8", "count: 0", None),
         ("without_concept", "without_concpet",
          "my.yaml:9: unknown key 'without_concpet'; did you mean 'without_concept'?"),
@@ -196,8 +200,8 @@ def test_real_images_and_counted_prompts_are_the_zoos(
 
 
 @pytest.mark.parametrize(("content", "fault"), [
-    (b"caf\xe9\n", "t.txt must be UTF-8, one prompt a line"),
-    (b"\n \n", "t.txt holds no prompt; it must have one a line"),
+    (b"caf\xe9\n", "'t.txt' is not UTF-8 at byte 3; convert it first"),
+    (b"\n# a fish\n", "'t.txt' holds only comments and blank lines; write one prompt a line"),
 ])  # fmt: skip
 def test_files_of_training_prompts(tmp_path: Path, content: bytes, fault: str) -> None:
     (tmp_path / "t.txt").write_bytes(content)

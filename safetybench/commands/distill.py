@@ -13,6 +13,7 @@ from safetybench.commands.distill_folder import (
     check_out,
     check_same,
     has_checkpoint,
+    has_student,
 )
 from safetybench.commands.distill_request import Choices, Job, make_job
 
@@ -28,7 +29,7 @@ INTERRUPTED = 130
 def distill(choices: Choices) -> int:
     """Make a student and return the exit code; its folder goes to stdout, chatter to stderr."""
     session.prepare_process(choices.threads, offline=choices.offline)
-    check_out(choices.out, overwrite=choices.overwrite)
+    check_out(choices.out, overwrite=choices.overwrite, mend=not choices.plan_only)
     job = make_job(choices)
     if choices.resume:
         check_same(choices.out, job.fingerprint)
@@ -79,7 +80,7 @@ def _make(job: Job, folder: StudentFolder) -> dict[str, Any]:
         job.teacher, device=job.device, dtype="float32", offline=choices.offline, digest=job.digest
     )
     images = job.images and job.images.load(*_size(teacher))
-    progress = _Progress(_total(job, teacher), folder)
+    progress = _Progress(_total(job, teacher))
     try:
         student = job.recipe.run(
             teacher,
@@ -129,17 +130,16 @@ def _total(job: Job, teacher: Any) -> int:
 class _Progress:
     """Tell step, loss and time left: a bar on a terminal, a line every ten seconds elsewhere."""
 
-    def __init__(self, total: int, folder: StudentFolder) -> None:
+    def __init__(self, total: int) -> None:
         from safetybench.harness.progress import Bar
 
-        self.total, self.folder = total, folder
+        self.total = total
         self.bar = Bar(stream=sys.stderr) if sys.stderr.isatty() else None
         self.first = self.at = -1
         self.began = self.last = time.monotonic()
 
     def __call__(self, step: int, loss: float) -> None:
         """Take a step's loss; a resumed training begins at its own."""
-        self.folder.keep()
         is_first = self.first < 0
         if is_first:
             self.first = self.at = step
@@ -160,8 +160,7 @@ class _Progress:
         return f"{minutes // 60}:{minutes % 60:02}:{seconds:02}"
 
     def stop(self) -> None:
-        """Give the terminal back, with the last checkpoint under its second name."""
-        self.folder.keep()
+        """Give the terminal back."""
         if self.bar is not None:
             self.bar.stop()
 
@@ -181,12 +180,14 @@ def _print_plan(job: Job) -> None:
         "images": f"{len(job.images.images)}" if job.images else "none",
         "student steps": job.steps,
         "seed": choices.seed,
-        "weights": f"a LoRA of rank {choices.lora}" if choices.lora else "all of the denoiser",
+        "weights": job.learns.said,
         "device": f"{job.device}, {'bf16 autocast' if choices.half else 'float32'}",
         "student's sampler": _sampler_said(found.sampler, found.scheduler)
         if found
         else "not known before it is made",
-        "network evaluations": f"about {found.evaluations:,}" if found else "not known",
+        "network evaluations": f"about {found.evaluations:,}"
+        if found and found.evaluations
+        else "not known",
         "out": f"{choices.out} ({_state(job)})",
     }
     if choices.as_json:
@@ -202,7 +203,7 @@ def _state(job: Job) -> str:
     choices = job.choices
     if choices.resume and has_checkpoint(choices.out):
         return "goes on from its checkpoint"
-    return "replaced at the end" if (choices.out / "card.json").exists() else "new"
+    return "replaced at the end" if has_student(choices.out) else "new"
 
 
 def _teachers_sampler(job: Job) -> str:

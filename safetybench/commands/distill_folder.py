@@ -20,16 +20,20 @@ from safetybench.contracts import SafetyBenchError
 
 SCHEMA = "safetybench.student/1"
 _HIDDEN = ".checkpoint"
+_TRAINING = "training.pt"
 
 
-def check_out(out: Path, *, overwrite: bool) -> None:
+def check_out(out: Path, *, overwrite: bool, mend: bool = True) -> None:
     """Refuse an OUT that holds something else, or a finished student that is to stay.
+
+    mend: undo what a kill left between two renames; without it nothing is written.
 
     Raises:
         SafetyBenchError: one sentence on what is there and what to do.
     """
-    home = out.expanduser().resolve()
-    _put_back(home)
+    if mend:
+        _put_back(out.expanduser().resolve())
+    home = _place(out)
     if home.exists() and not home.is_dir():
         raise SafetyBenchError(f"--out {str(out)!r} is a file; choose a folder")
     there = next(p for p in (home, *home.parents) if p.exists())
@@ -55,19 +59,23 @@ def check_out(out: Path, *, overwrite: bool) -> None:
 
 def has_checkpoint(out: Path) -> bool:
     """Tell whether an unfinished training lies in OUT."""
-    hidden = out.expanduser().resolve() / _HIDDEN
-    return any((hidden / name).exists() for name in ("training.pt", "kept.pt"))
+    return (_place(out) / _HIDDEN / _TRAINING).exists()
+
+
+def has_student(out: Path) -> bool:
+    """Tell whether a finished student lies in OUT."""
+    return _is_student(_place(out))
 
 
 def check_same(out: Path, fingerprint: Mapping[str, Any]) -> None:
-    """Refuse the checkpoint of another command.
+    """Refuse the checkpoint of another command; "" is a value that is not known yet.
 
     Raises:
         SafetyBenchError: what differs, and what to do.
     """
     if not has_checkpoint(out):
         return
-    file = out.expanduser().resolve() / _HIDDEN / "command.json"
+    file = _place(out) / _HIDDEN / "command.json"
     try:
         was = json.loads(file.read_text(encoding="utf-8"))
         assert isinstance(was, dict)
@@ -79,7 +87,7 @@ def check_same(out: Path, fingerprint: Mapping[str, Any]) -> None:
     changed = [
         f"{key}: {_short(was.get(key))} -> {_short(now.get(key))}"
         for key in sorted({*was, *now})
-        if was.get(key) != now.get(key)
+        if now.get(key) not in (was.get(key), "")
     ]
     if changed:
         raise SafetyBenchError(
@@ -120,37 +128,22 @@ class StudentFolder:
                 f"another process works in {str(out)!r}; wait for it, or choose another folder"
             ) from error
         folder = cls(path=home, _lock=lock)
+        shutil.rmtree(folder.part, ignore_errors=True)  # of a write that was killed
         if not resume:
-            for name in ("training.pt", "kept.pt"):
-                (hidden / name).unlink(missing_ok=True)
-        if not has_checkpoint(home):
+            folder.checkpoint.unlink(missing_ok=True)
+        if not folder.checkpoint.exists():
             (hidden / "command.json").write_text(json.dumps(fingerprint), encoding="utf-8")
-        elif not folder.checkpoint.exists():  # the training had ended, the student was not saved
-            os.link(folder._kept, folder.checkpoint)
         return folder
 
     @property
     def checkpoint(self) -> Path:
-        """The file that the training writes, and removes at its end."""
-        return self.path / _HIDDEN / "training.pt"
+        """The file that the training writes; it goes when the student takes its place."""
+        return self.path / _HIDDEN / _TRAINING
 
     @property
     def part(self) -> Path:
         """The folder beside OUT in which the student is put together."""
         return self.path.with_name(f".{self.path.name}.part")
-
-    @property
-    def _kept(self) -> Path:
-        return self.path / _HIDDEN / "kept.pt"
-
-    def keep(self) -> None:
-        """Give the last checkpoint a second name: saving may fail after the training removed it."""
-        if self.checkpoint.exists():
-            if self._kept.exists() and self._kept.samefile(self.checkpoint):
-                return
-            with suppress(OSError):  # a file system without links: a failed save costs more then
-                self._kept.unlink(missing_ok=True)
-                os.link(self.checkpoint, self._kept)
 
     def finish(self) -> None:
         """Put the student that lies in `part` into the place of OUT."""
@@ -168,7 +161,7 @@ class StudentFolder:
     def close(self) -> None:
         """Unlock; where nothing was trained, leave nothing behind."""
         shutil.rmtree(self.part, ignore_errors=True)
-        if self.path.is_dir() and not has_checkpoint(self.path):
+        if self.path.is_dir() and not self.checkpoint.exists():
             shutil.rmtree(self.path / _HIDDEN, ignore_errors=True)
             with suppress(OSError):  # it holds an older student
                 self.path.rmdir()
@@ -177,6 +170,12 @@ class StudentFolder:
 
 def _aside(home: Path) -> Path:
     return home.with_name(f".{home.name}.old")
+
+
+def _place(out: Path) -> Path:
+    """Return where the content of OUT is: aside, if a kill fell between the two renames."""
+    home = out.expanduser().resolve()
+    return _aside(home) if not home.exists() and _aside(home).is_dir() else home
 
 
 def _put_back(home: Path) -> None:

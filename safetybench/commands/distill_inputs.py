@@ -24,6 +24,7 @@ from typing import (
 
 from safetybench import registry
 from safetybench.contracts import Pictures, SafetyBenchError
+from safetybench.prompt_file import read_prompt_file
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -136,28 +137,15 @@ def _said(kind: Any) -> str:
 
 
 def read_prompts(file: Path) -> list[str]:
-    """Return the prompts of a file, one a line, without blank lines and comments.
+    """Return the prompts of a file; see `read_prompt_file`.
 
     Raises:
         SafetyBenchError: it is not there, cannot be read, is no UTF-8, or holds no prompt.
     """
     try:
-        text = file.read_text(encoding="utf-8-sig")
-    except FileNotFoundError as error:
-        raise SafetyBenchError(f"--prompts: there is no file {str(file)!r}") from error
-    except UnicodeDecodeError as error:
-        raise SafetyBenchError(
-            f"--prompts: {str(file)!r} is not UTF-8 at byte {error.start}; convert it first"
-        ) from error
-    except OSError as error:
-        reason = (error.strerror or type(error).__name__).lower()
-        raise SafetyBenchError(f"--prompts: cannot read {str(file)!r}: {reason}") from error
-    lines = [line.strip() for line in text.split("\n")]
-    prompts = [line for line in lines if line and not line.startswith("#")]
-    if not prompts:
-        what = "only comments and blank lines" if any(lines) else "nothing"
-        raise SafetyBenchError(f"--prompts: {str(file)!r} holds {what}; write one prompt a line")
-    return prompts
+        return read_prompt_file(file)
+    except SafetyBenchError as error:
+        raise SafetyBenchError(f"--prompts: {error}") from error
 
 
 # Images
@@ -263,12 +251,22 @@ def _table(table: Path, folder: Path) -> Iterator[Captioned]:
             raise SafetyBenchError(
                 f'metadata.jsonl:{number}: a line must be {{"file_name": ..., "text": ...}}'
             )
-        file = folder / row["file_name"]
-        if not file.resolve().is_relative_to(folder.resolve()):
-            raise SafetyBenchError(
-                f"metadata.jsonl:{number}: {row['file_name']!r} lies outside the folder"
-            )
-        yield Captioned(file, " ".join(row["text"].split()))
+        fault = _misplaced(row["file_name"], folder)
+        if fault:
+            raise SafetyBenchError(f"metadata.jsonl:{number}: {row['file_name']!r} {fault}")
+        yield Captioned(folder / row["file_name"], " ".join(row["text"].split()))
+
+
+def _misplaced(name: str, folder: Path) -> str:
+    """Return why a name of metadata.jsonl is not that of a file in the folder, "" if it is."""
+    if Path(name).is_absolute():
+        return "must be relative to the folder"
+    try:
+        place = (folder / name).resolve()
+        place.is_file()
+    except (OSError, ValueError, RuntimeError):  # a null byte, a name too long, links in a circle
+        return "is no name of a file"
+    return "" if place.is_relative_to(folder.resolve()) else "lies outside the folder"
 
 
 def _fault(file: Path) -> str:

@@ -9,11 +9,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
-from safetybench.contracts import Means, Pictures
+from safetybench.contracts import Means, Pictures, SafetyBenchError
 from safetybench.distill.lab import Lab
 from safetybench.distill.recipe import Distillation, Plan
 from safetybench.distill.schedule import Group, Step
@@ -22,6 +22,21 @@ from safetybench.targets.text_to_image import TextToImage
 
 _LENGTH = 8  # tokens of the stand-in's prompts
 _LOOKS = 6  # a loss may draw how many passes it makes; the mean of so many is within some 20 %
+_ODD = (RuntimeError, TypeError, AttributeError, LookupError)  # of asking for what is not there
+
+
+class Learned(NamedTuple):
+    """Which weights of the student learn: a LoRA of a rank, an adapter, or else its denoiser."""
+
+    rank: int = 0
+    is_adapter: bool = False
+
+    @property
+    def said(self) -> str:
+        """Return it in words."""
+        if self.is_adapter:
+            return "a guidance adapter"
+        return f"a LoRA of rank {self.rank}" if self.rank else "all of the denoiser"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,13 +44,30 @@ class Outline:
     """What a recipe will do.
 
     steps: of all stages; sampler, scheduler: the student's; evaluations: forward passes of all
-    networks, one for each image, 0 where they were not counted.
+    networks, one for each image, 0 where they were not counted or cannot be told.
     """
 
     steps: int
     sampler: Sampler
     scheduler: str
+    learns: Learned
     evaluations: int = 0
+
+
+def learned(recipe: Any, teacher: TargetSpec, lora: int) -> Learned:
+    """Return what learns when a recipe distils a teacher; lora: the rank that the user gave.
+
+    Raises:
+        SafetyBenchError: the recipe cannot be trained with its options.
+    """
+    if teacher.kind == "hub":  # not fetched, and what learns does not hang on its scheduler
+        from diffusers import DDIMScheduler
+
+        scheduler, sampler = DDIMScheduler(), Sampler()
+    else:
+        scheduler, sampler = scheduler_of(teacher)
+    found = outline(recipe, scheduler, sampler, 100, lora)
+    return found.learns if found else Learned(lora)
 
 
 def outline(
@@ -44,6 +76,9 @@ def outline(
     """Return what a recipe will do with a teacher of this sampler, None where it cannot be told.
 
     count: count network evaluations too, which takes some seconds.
+
+    Raises:
+        SafetyBenchError: the recipe cannot be trained with its options, or on this scheduler.
     """
     if not isinstance(recipe, Distillation):
         return None
@@ -53,16 +88,38 @@ def outline(
     try:
         lab = Lab.open(teacher, ["", ""], recipe.batch, Means(lora=lora), pictures)
         plan = recipe.plan(lab, steps)
-        cost = _cost(plan, calls) if count else 0
-    except (ValueError, RuntimeError, TypeError, AttributeError, LookupError):
+        own = _sampler(plan, sampler)
+        if own.timesteps is not None and own.timesteps[0] >= lab.process.steps:
+            raise ValueError(
+                f"times must be below {lab.process.steps}, as the teacher's are, got "
+                f"{list(own.timesteps)}"
+            )
+    except _ODD:
         return None  # a recipe may ask for more than the stand-in has; the teacher has it
-    own = _sampler(plan, sampler)
+    except (ValueError, ArithmeticError, AssertionError) as error:
+        raise SafetyBenchError(
+            f"{type(recipe).__name__} cannot be trained with these options: "
+            f"{str(error) or type(error).__name__}"
+        ) from error
     return Outline(
         steps=sum(stage.steps for stage in plan.stages),
         sampler=own,
         scheduler=type(diffusable(plan.scheduler or scheduler, own)).__name__,
-        evaluations=round(cost),
+        learns=_learned(lab.student),
+        evaluations=_count(plan, calls) if count else 0,
     )
+
+
+def _learned(student: Any) -> Learned:
+    config = next(iter(getattr(student.unet, "peft_config", {}).values()), None)
+    return Learned(getattr(config, "r", 0), getattr(student, "adapter", None) is not None)
+
+
+def _count(plan: Plan, calls: list[int]) -> int:
+    try:
+        return round(_cost(plan, calls))
+    except (*_ODD, ValueError, ArithmeticError, AssertionError):
+        return 0  # images of four pixels are too small for some losses
 
 
 def diffusable(scheduler: Any, sampler: Sampler) -> Any:
@@ -163,24 +220,38 @@ def _stand_in(scheduler: Any, sampler: Sampler, calls: list[int]) -> TextToImage
         calls[0] += len(args[0] if args else named["sample"])
 
     unet.register_forward_pre_hook(note, with_kwargs=True)  # copies of the network keep it
-    return TextToImage(
-        unet=unet,
-        vae=vae,
-        text_encoder=text_encoder,
-        tokenizer=_Words(),
-        scheduler=scheduler,
-        name="stand-in",
-        sampler=sampler,
-    )
+    try:
+        return TextToImage(
+            unet=unet,
+            vae=vae,
+            text_encoder=text_encoder,
+            tokenizer=_Words(),
+            scheduler=scheduler,
+            name="stand-in",
+            sampler=sampler,
+        )
+    except (TypeError, ValueError) as error:  # all but the scheduler is sound
+        raise SafetyBenchError(f"--teacher: its scheduler cannot be used: {error}") from error
 
 
 def scheduler_of(teacher: TargetSpec) -> tuple[Any, Sampler]:
-    """Return the scheduler and the sampler of a local target, from its configuration alone."""
+    """Return the scheduler and the sampler of a local target, from its configuration alone.
+
+    Raises:
+        SafetyBenchError: diffusers has no such scheduler, or not with these settings.
+    """
     import diffusers
 
     from safetybench.targets.finding import find
 
     layout = find(teacher)
-    kind = getattr(diffusers, layout.scheduler_class(teacher))
+    name = layout.scheduler_class(teacher)
+    kind = getattr(diffusers, name, None)
+    if kind is None or not hasattr(kind, "set_timesteps"):
+        raise SafetyBenchError(f"--teacher: diffusers has no scheduler {name!r}")
     options = {key: value for key, value in teacher.scheduler.items() if key != "class"}
-    return kind.from_config(layout.config("scheduler"), **options), layout.sampler(teacher)
+    try:
+        made = kind.from_config(layout.config("scheduler"), **options)
+    except (TypeError, ValueError, NotImplementedError) as error:
+        raise SafetyBenchError(f"--teacher: its {name} cannot be made: {error}") from error
+    return made, layout.sampler(teacher)

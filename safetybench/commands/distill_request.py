@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import safetybench
 from safetybench import registry
@@ -18,10 +19,15 @@ from safetybench.commands.distill_inputs import (
     read_prompts,
 )
 from safetybench.contracts import SafetyBenchError
+from safetybench.distill.frame import frame_digest
 from safetybench.naming import full_name
 from safetybench.targets.spec import TargetSpec
 
+if TYPE_CHECKING:
+    from safetybench.commands.distill_outline import Learned
+
 _DEVICE = re.compile(r"auto|cpu|cuda(:\d+)?")
+# A LoRA's and an adapter's are the same: both are few weights that start at nothing.
 _STEPS = {"zoo": 300, "lora": 1000, "model": 3000}
 
 
@@ -57,7 +63,8 @@ class Job:
     """What is to be made; everything in it is checked.
 
     name: of the recipe in the registry; digest: of the teacher, "" for a hub id that is not
-    fetched yet; source: where the prompts come from, in words; notes: for the user.
+    fetched yet; source: where the prompts come from, in words; learns: which weights;
+    notes: for the user.
     """
 
     name: str
@@ -67,6 +74,7 @@ class Job:
     prompts: tuple[str, ...]
     source: str
     images: ImageFolder | None
+    learns: Learned
     steps: int
     device: str
     notes: tuple[str, ...]
@@ -74,10 +82,14 @@ class Job:
 
     @property
     def fingerprint(self) -> dict[str, Any]:
-        """Return everything that the student's weights follow from, to tell commands apart."""
+        """Return everything that the student's weights follow from, to tell commands apart.
+
+        A teacher that is not fetched yet is "".
+        """
         return {
             "recipe": repr(self.recipe),
             "code": registry.code_digest(self.name),
+            "frame": frame_digest(),
             "safetybench": safetybench.__version__,
             "teacher": self.digest,
             "prompts": digest_of(self.prompts),
@@ -100,7 +112,7 @@ class Job:
             "--gradient-checkpointing": chosen.recompute,
             "--lora-only": chosen.lora_only,
         }
-        words = ["safetybench distill", self.name, "--teacher", self.teacher.name]
+        words = ["safetybench", "distill", self.name, "--teacher", self.teacher.name]
         for flag, path in files.items():
             words += [flag, path.name] if path is not None else []
         words += ["--out", chosen.out.name, "--steps", str(self.steps), "--seed", str(chosen.seed)]
@@ -108,7 +120,7 @@ class Job:
             words += ["--option", option]
         for flag, number in (("--batch", chosen.batch), ("--lora", chosen.lora)):
             words += [flag, str(number)] if number is not None else []
-        return " ".join([*words, *(flag for flag, is_on in flags.items() if is_on)])
+        return shlex.join([*words, *(flag for flag, is_on in flags.items() if is_on)])
 
 
 def make_job(choices: Choices) -> Job:
@@ -117,16 +129,15 @@ def make_job(choices: Choices) -> Job:
     Raises:
         SafetyBenchError: one sentence on what is wrong and what to do.
     """
-    name = full_name(choices.recipe, ["recipes"])
+    name = full_name(choices.recipe.replace("-", "_"), ["recipes"])  # as the zoo says it
     teacher = TargetSpec.parse(choices.teacher)
-    if choices.lora_only and choices.lora is None:
-        raise SafetyBenchError("--lora-only needs --lora RANK; there is no LoRA to write else")
     prompts, source = _prompts(choices, teacher)
     _check_paths(choices, teacher)
     recipe = registry.create(name, read_options(name, choices.options, choices.batch))
     _check_lora(choices, name, recipe)
     images = _images(choices, name, recipe)
     notes = _check_teacher(teacher, choices.offline)
+    learns = _learns(choices, name, recipe, teacher)
     device = _device(choices.device)
     return Job(
         name=name,
@@ -136,15 +147,33 @@ def make_job(choices: Choices) -> Job:
         prompts=prompts,
         source=source,
         images=images,
-        steps=choices.steps or _STEPS[_use(choices, teacher)],
+        learns=learns,
+        steps=choices.steps or _STEPS[_use(teacher, learns)],
         device=device,
-        notes=(*notes, *(images.notes if images else ()), *_advice(choices, recipe, device)),
+        notes=(
+            *notes,
+            *(images.notes if images else ()),
+            *_advice(choices, recipe, device, _use(teacher, learns)),
+        ),
         choices=choices,
     )
 
 
-def _use(choices: Choices, teacher: TargetSpec) -> str:
-    return "zoo" if teacher.kind == "zoo" else "lora" if choices.lora else "model"
+def _learns(choices: Choices, name: str, recipe: Any, teacher: TargetSpec) -> Learned:
+    from safetybench.commands.distill_outline import learned
+
+    found = learned(recipe, teacher, choices.lora or 0)
+    if choices.lora_only and not found.rank:
+        if not getattr(recipe, "takes_lora", True):
+            raise SafetyBenchError(f"{name} trains no LoRA; leave out --lora-only")
+        raise SafetyBenchError("--lora-only needs --lora RANK; there is no LoRA to write else")
+    return found
+
+
+def _use(teacher: TargetSpec, learns: Learned) -> str:
+    if teacher.kind == "zoo":
+        return "zoo"
+    return "lora" if learns.rank or learns.is_adapter else "model"
 
 
 def _prompts(choices: Choices, teacher: TargetSpec) -> tuple[tuple[str, ...], str]:
@@ -240,15 +269,14 @@ def _device(wanted: str) -> str:
     return choose(wanted, "float32").device
 
 
-def _advice(choices: Choices, recipe: Any, device: str) -> list[str]:
+def _advice(choices: Choices, recipe: Any, device: str, use: str) -> list[str]:
     found = []
     if choices.half and device == "cpu":
         found.append("bf16 on the CPU is correct but slow; it saves time on a GPU alone")
-    is_zoo = choices.teacher.startswith("zoo:")
     rates = [key for key in vars(recipe) if key == "lr" or key.endswith("_lr")]
     said = {text.partition("=")[0].strip() for text in choices.options}
     unsaid = [rate for rate in rates if rate not in said]
-    if not is_zoo and not choices.lora and unsaid:
+    if use == "model" and unsaid:
         found.append(
             f"the default of {' and '.join(unsaid)} is made for the zoo's small models; Stable "
             f"Diffusion is usually trained at 1e-5 or less: --option {unsaid[0]}=1e-5"

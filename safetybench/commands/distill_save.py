@@ -5,8 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import math
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -39,6 +38,7 @@ def write(student: Any, teacher: Any, job: Job, folder: Path) -> dict[str, Any]:
         SafetyBenchError: the disk is full, or the folder cannot be written.
     """
     from safetybench.commands.distill_outline import diffusable
+    from safetybench.targets.quiet import quiet
 
     chosen = job.choices
     name = chosen.out.expanduser().resolve().name
@@ -52,37 +52,14 @@ def write(student: Any, teacher: Any, job: Job, folder: Path) -> dict[str, Any]:
         if is_lora:
             card |= _save_lora(student, folder, alone=chosen.lora_only)
             student = _fused(student)
-        if getattr(student, "adapter", None) is not None:
-            from safetybench.targets.adapter import save_adapter
-
-            card["adapter"] = save_adapter(student.adapter, folder)
         samples = _draw(teacher, student, job, folder / "samples.png")
         card["nfe"] = {"teacher": samples.teacher, "student": samples.student}
-        if chosen.lora_only and is_lora:
-            settings = {key: value for key, value in vars(student.sampler).items() if value}
-            text = json.dumps(card | {"sampler": settings}, indent=2, sort_keys=True)
-            (folder / "card.json").write_text(text + "\n", encoding="utf-8")
-        else:
-            with _no_bars():
-                student.save(folder, card)
+        with quiet():
+            student.save(folder, card, parts=card.get("parts"))
     except OSError as error:
         reason = (error.strerror or type(error).__name__).lower()
         raise SafetyBenchError(f"could not write the student: {reason}") from error
     return dict(json.loads((folder / "card.json").read_text(encoding="utf-8")))
-
-
-@contextmanager
-def _no_bars() -> Iterator[None]:
-    """Silence the bars that transformers draws while it saves."""
-    from transformers.utils import logging
-
-    was = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        if was:
-            logging.enable_progress_bar()
 
 
 def _card(student: Any, teacher: Any, job: Job, name: str) -> dict[str, Any]:
@@ -116,7 +93,7 @@ def _card(student: Any, teacher: Any, job: Job, name: str) -> dict[str, Any]:
             ],
         },
         "training": {
-            "lora": chosen.lora or 0,
+            "lora": job.learns.rank,
             "bf16": chosen.half,
             "gradient_checkpointing": chosen.recompute,
             "device": str(teacher.device),
@@ -134,7 +111,8 @@ def _save_lora(student: Any, folder: Path, *, alone: bool) -> dict[str, Any]:
     from safetybench.targets.lora import save_lora
 
     if alone:
-        return {"lora": save_lora(student.unet, folder)}
+        # Without its scheduler the base's would run the student's time grid.
+        return {"lora": save_lora(student.unet, folder), "parts": ["scheduler"]}
     # Not in unet/ and not as the card's "lora": the weights there have it in them already.
     home = folder / "lora"
     (home / save_lora(student.unet, home)).rename(home / _WEIGHTS)

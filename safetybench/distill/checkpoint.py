@@ -13,11 +13,15 @@ from torch import Tensor, nn
 from safetybench.contracts import SafetyBenchError
 
 
+class CheckpointFailed(SafetyBenchError):
+    """A checkpoint could not be written; what was trained until the last one is kept."""
+
+
 def save(file: Path, content: dict[str, Any]) -> None:
     """Write a checkpoint whole or not at all.
 
     Raises:
-        SafetyBenchError: it cannot be written, for example on a full disk.
+        CheckpointFailed: it cannot be written, for example on a full disk.
     """
     partial = file.with_suffix(".partial")
     try:
@@ -25,7 +29,7 @@ def save(file: Path, content: dict[str, Any]) -> None:
         torch.save(content, partial)
         os.replace(partial, file)
     except (OSError, RuntimeError) as error:
-        raise SafetyBenchError(f"could not write the checkpoint {file}: {error}") from error
+        raise CheckpointFailed(f"could not write the checkpoint {file}: {error}") from error
 
 
 def load(file: Path | None, training: list[Any]) -> dict[str, Any] | None:

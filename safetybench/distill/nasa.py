@@ -28,7 +28,7 @@ def with_nasa(target: Any, negative: str, alpha: float = 0.2) -> Any:
     view.digest, view.nfe = "", 0
     view.name = f"{target.name}+nasa"
     with torch.no_grad():
-        states = target.embed(target.tokenize([negative]))
+        states = target.attended(target.embed(target.tokenize([negative])))
 
     def steer(module: Any, args: Any, options: Any, output: Tensor) -> Tensor:
         hidden = args[0] if args else options["hidden_states"]

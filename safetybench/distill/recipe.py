@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -15,6 +16,10 @@ from safetybench.distill.lab import Lab
 from safetybench.distill.schedule import Average, Stage
 from safetybench.distill.training import train
 from safetybench.targets.spec import Sampler
+
+# Options that mean the same in every recipe which has them.
+_LEAST = {"gan": 0, "warmup": 0, "start": 0, "pairs": 1, "paths": 1, "points": 2, "fake_steps": 1,
+          "hops": 1, "rank": 1, "width": 1, "lora_lr": 0, "fake_lr": 0, "disc_lr": 0}  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,6 +56,14 @@ class Distillation(Recipe):
                 "batch and lr must be positive and ema in [0, 1), got "
                 f"{self.batch}, {self.lr}, {self.ema}"
             )
+        times = getattr(self, "times", None)
+        if times is not None and (
+            not times or any(a <= b for a, b in pairwise(times)) or times[-1] < 0
+        ):
+            raise ValueError(f"times must fall, noisiest first, got {list(times)}")
+        for name, least in _LEAST.items():
+            if getattr(self, name, least) < least:
+                raise ValueError(f"{name} must be {least} or more, got {getattr(self, name)}")
 
     @property
     def takes_lora(self) -> bool:

@@ -64,7 +64,8 @@ def ddim(
     """Return x at the time `then`, from x at `now` and its x0-prediction; None is the clean end.
 
     eta: share of the noise that is new, 0 for the deterministic DDIM of Song et al. 2021 and 1
-    for renoising; then `noise` is needed. now, then: (batch,) int64.
+    for renoising (not their scale, on which 1 is ancestral); then `noise` is needed. now, then:
+    (batch,) int64.
     Source: https://arxiv.org/abs/2010.02502
     """
     if then is None:

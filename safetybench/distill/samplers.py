@@ -22,8 +22,8 @@ def renoising(target: Any, times: tuple[int, ...]) -> Sampling:
     return {"times": times, "scheduler": LCMScheduler.from_config(_config(target))}
 
 
-def deterministic(target: Any, times: tuple[int, ...], eta: float = 0.0) -> Sampling:
-    """Return TCD's sampler; eta is its gamma, the share of new noise, 0 for DDIM."""
+def tcd(target: Any, times: tuple[int, ...], eta: float = 0.0) -> Sampling:
+    """Return TCD's sampler; eta is its gamma: how far a step overshoots before it renoises."""
     from diffusers import TCDScheduler
 
     return {"times": times, "scheduler": TCDScheduler.from_config(_config(target)), "eta": eta}

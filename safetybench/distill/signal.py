@@ -17,7 +17,8 @@ def bootstrap(
 ) -> Callable[[Step], Tensor]:
     """Return the signal-ODE bootstrapping loss with its boundary (Gu et al. 2023, BOOT).
 
-    The signal y_t = (x_t - sigma_t e) / alpha_t obeys dy/dlambda = f(x_t) - y, so one exact
+    The signal y_t = (x_t - sigma_t e) / alpha_t obeys dy/dlambda = f(x_t) - y, with lambda the log
+    of alpha over sigma, so one exact
     exponential step from t to s is y_s = f + rho (y_t - f) with rho = (alpha_t sigma_s) /
     (sigma_t alpha_s). The student g(e, i) predicts y at times[i] from the same noise e, and is
     asked at the network time inputs[i]: a map of time that keeps its conversion to x0 well

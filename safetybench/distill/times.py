@@ -1,4 +1,4 @@
-"""Time samplers: which noise levels a term looks at. All return (batch,) int64 on the CPU."""
+"""Time samplers and grids: which noise levels a term looks at. Times are drawn on the CPU."""
 
 from __future__ import annotations
 

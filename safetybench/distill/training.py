@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from safetybench.contracts import SafetyBenchError
 from safetybench.distill import checkpoint as files
-from safetybench.distill.schedule import Average, Stage, Step
+from safetybench.distill.schedule import Average, Group, Stage, Step
 
 Report = Callable[[int, float], None]
 
@@ -28,8 +28,8 @@ def train(
     """Run the stages one after the other; learning rates anneal to zero over each last half.
 
     average: taken over the last stage and applied at its end. checkpoint: where to resume from
-    and to save to; removed at the end. A loss is differentiated for its own group's weights
-    alone, so that no group touches another's.
+    and to save to; at the end it is left to the caller, who removes it once the result is kept.
+    A loss is differentiated for its own group's weights alone: no group touches another's.
 
     Raises:
         SafetyBenchError: a loss is not finite, or the checkpoint is damaged, cannot be written or
@@ -40,8 +40,8 @@ def train(
     # Of all stages: a later one may read what only an earlier one trained.
     groups = {f"{n} {g.name}": g.weights for n, s in enumerate(stages) for g in s.groups}
     keeps = [module for s in stages for module in s.keeps]
-    before = 0
     for number, stage in enumerate(stages):
+        is_last = number == len(stages) - 1
         averages = average.values if average is not None else []
         first = 0
         optimisers = [
@@ -49,23 +49,24 @@ def train(
             for g in stage.groups
         ]
         if kept is not None and number < kept["stage"]:
-            first = stage.steps
-        elif kept is not None and number == kept["stage"]:
+            continue
+        if kept is not None and number == kept["stage"]:
             assert checkpoint is not None
             files.restore(kept, checkpoint, groups, optimisers, keeps, averages)
             first = kept["step"]
-        elif average is not None and number == len(stages) - 1:
+        elif average is not None and is_last:
             average.values = [w.detach().clone() for w in average.weights]
+        before = sum(s.steps for s in stages[:number])
         for index in range(first, stage.steps):
             step = Step(index=index, total=stage.steps, seed=seed, stage=number)
             value = _take(stage, optimisers, step)
-            if average is not None and number == len(stages) - 1:
+            if average is not None and is_last:
                 average.update(step)
-            if index % 10 == 0:
-                _look(value, before + index, report)
-            elif index == stage.steps - 1:
-                _look(value, before + index, None)
-            if checkpoint is not None and (index + 1) % save_every == 0:
+            is_saved = checkpoint is not None and (index + 1) % save_every == 0
+            # Also before a checkpoint: one that holds no numbers could never be continued.
+            if index % 10 == 0 or is_saved or index == stage.steps - 1:
+                _look(value, before + index, report if index % 10 == 0 else None)
+            if checkpoint is not None and is_saved:
                 files.save(checkpoint, {
                     "training": training,
                     "stage": number,
@@ -75,11 +76,8 @@ def train(
                     "keeps": [m.state_dict() for m in keeps],
                     "averages": average.values if average is not None else [],
                 })  # fmt: skip
-        before += stage.steps
     if average is not None:
         average.apply()
-    if checkpoint is not None:
-        checkpoint.unlink(missing_ok=True)
 
 
 def _take(stage: Stage, optimisers: Sequence[torch.optim.Optimizer], step: Step) -> Tensor:
@@ -121,20 +119,15 @@ def tune(
     seed: int,
     report: Report | None = None,
 ) -> None:
-    """Train one group by AdamW without stages or checkpoints, as unlearning does; then freeze it.
+    """Train one group without stages or checkpoints, as unlearning does, and freeze it.
 
     loss_at: maps the step and its own generator to a scalar.
     """
-    optimiser = torch.optim.AdamW(weights, lr=lr, betas=(0.9, 0.99), weight_decay=0.0)
-    for step in range(steps):
-        for group in optimiser.param_groups:
-            group["lr"] = lr * min(1.0, 2 * (steps - step) / steps)
-        loss = loss_at(step, torch.Generator().manual_seed(seed * 1_000_003 + step))
-        optimiser.zero_grad(set_to_none=True)
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(weights, 1.0)
-        optimiser.step()
-        if report is not None and step % 10 == 0:
-            report(step, loss.item())
+
+    def loss(step: Step) -> Tensor:
+        return loss_at(step.index, torch.Generator().manual_seed(seed * 1_000_003 + step.index))
+
+    group = Group(name="weights", weights=weights, loss=loss, lr=lr, betas=(0.9, 0.99))
+    train([Stage(steps=steps, groups=[group])], seed=seed, report=report)
     for weight in weights:
         weight.requires_grad_(False)

@@ -93,7 +93,7 @@ class Shifted:
     """A denoiser asked at a noisier time, the fake score of ASD (Ma et al. 2024, ScaleDreamer).
 
     The released code evaluates it at t + dt, towards more noise, with the same x and noise; the
-    caller renoises. ratio: dt as a share of the time left to `low`, drawn below it.
+    caller renoises. ratio: the largest dt, as a share of t.
     """
 
     def __init__(self, target: Any, ratio: float = 0.1) -> None:

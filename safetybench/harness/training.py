@@ -6,29 +6,39 @@ is trained once: a resumed run finds it there, or goes on from the recipe's chec
 
 from __future__ import annotations
 
-import hashlib
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeGuard
 
 from safetybench import registry
-from safetybench.contracts import Budget, Means, Pictures, SafetyBenchError, TargetFailed
+from safetybench.contracts import (
+    Budget,
+    Means,
+    Pictures,
+    SafetyBenchError,
+    TargetFailed,
+    Unavailable,
+)
+from safetybench.distill.frame import frame_digest
 from safetybench.harness import models
+from safetybench.harness.device import is_out_of_memory
+from safetybench.prompt_file import read_prompt_file
 from safetybench.store import StoreError, digest, slug
+from safetybench.targets.layout import PARTS
+from safetybench.targets.quiet import quiet
 
 if TYPE_CHECKING:
     import torch
 
 FOLDER = "students"
-_FRAME = Path(__file__).resolve().parent.parent / "distill"
-_PARTS = ("unet", "text_encoder", "vae")
+# The parts of a pipeline that have weights.
+NETWORKS = tuple(sorted(part for part, (_, _, stem) in PARTS.items() if stem))
 
 
 class NotTrained(TargetFailed):
-    """A student could not be trained; its items fail, and the run goes on with the others."""
+    """A recipe failed; the items of its student fail, and the run goes on with the others."""
 
 
 class _Trained(NamedTuple):
@@ -42,7 +52,7 @@ def is_training(spec: Any) -> TypeGuard[Mapping[str, Any]]:
 
 
 def read_prompts(source: int | str) -> list[str]:
-    """Return training prompts: so many captions of the zoo, or the lines of a text file.
+    """Return training prompts: so many captions of the zoo, or those of a text file.
 
     Raises:
         SafetyBenchError: the file cannot be read, is no UTF-8, or holds no prompt.
@@ -51,28 +61,17 @@ def read_prompts(source: int | str) -> list[str]:
         from safetybench.zoo.prompts import training_prompts
 
         return training_prompts(source)
-    name = Path(source).name
-    try:
-        lines = Path(source).read_text(encoding="utf-8-sig").splitlines()
-    except OSError as error:
-        raise SafetyBenchError(f"{name} cannot be read: {error.strerror}") from error
-    except UnicodeDecodeError as error:
-        raise SafetyBenchError(f"{name} must be UTF-8, one prompt a line") from error
-    found = [line.strip() for line in lines if line.strip()]
-    if not found:
-        raise SafetyBenchError(f"{name} holds no prompt; it must have one a line")
-    return found
+    return read_prompt_file(Path(source))
 
 
 def content_key(spec: Mapping[str, Any], teacher: str) -> str:
     """Return a digest of all that makes a student what it is; teacher: the teacher's digest."""
     recipe = registry.create(spec["recipe"], spec["options"])
-    frame = sorted((f.name, f.read_bytes()) for f in _FRAME.glob("*.py"))
     return digest(
         {
             "teacher": teacher,
             "recipe": [spec["recipe"], repr(recipe), registry.code_digest(spec["recipe"])],
-            "frame": [[name, hashlib.sha256(text).hexdigest()] for name, text in frame],
+            "frame": frame_digest(),
             "budget": [spec["steps"], spec["seed"]],
             "prompts": digest(read_prompts(spec["prompts"])),
             "images": spec["images"] if recipe.reads_images else None,
@@ -102,30 +101,22 @@ class Workshop:
         """Return the folder of a student, training it unless it is there.
 
         Raises:
-            NotTrained: the recipe, or what it needs, failed.
-            StoreError: the student cannot be written.
+            NotTrained: the recipe failed.
+            StoreError: the student, or a checkpoint of it, cannot be written.
+            SafetyBenchError: what a recipe needs is not there: its teacher, a package, memory.
         """
         home = self.home(label, key)
-        if home.is_dir():
-            return home
         checkpoint = home.with_name(f"{home.name}.checkpoint")
+        if home.is_dir():
+            checkpoint.unlink(missing_ok=True)  # of a run that was killed just before it would be
+            return home
         _make_folder(home.parent)
-        try:
-            trained = self._train(label, spec, key, checkpoint)
-        except Exception as error:  # a recipe is an item of its own: one may fail, not the run
-            reason = f"{type(error).__name__}: {error}"
-            raise NotTrained(f"{label} could not be trained: {reason}") from error
-        _keep(trained, home)
+        _keep(self._train(label, spec, key, checkpoint), home)
         checkpoint.unlink(missing_ok=True)
         return home
 
     def _train(self, label: str, spec: Mapping[str, Any], key: str, checkpoint: Path) -> _Trained:
-        import torch
-
-        # Whatever the run evaluates in: an optimiser's small steps are lost in half precision.
-        teacher = models.open_target(
-            spec["teacher"], self.device, torch.float32, offline=self.offline
-        )
+        teacher = self._teacher(label, spec)
         recipe = registry.create(spec["recipe"], spec["options"])
         prompts, steps = read_prompts(spec["prompts"]), spec["steps"]
         images = _images(spec["images"]) if recipe.reads_images else None
@@ -135,7 +126,13 @@ class Workshop:
 
         self.tell(f"training {label}: {steps} steps")
         budget, means = Budget(steps=steps, seed=spec["seed"]), Means(checkpoint=checkpoint)
-        student = recipe.run(teacher, prompts, budget, report, images=images, means=means)
+        try:
+            student = recipe.run(teacher, prompts, budget, report, images=images, means=means)
+            shared = _shared(teacher, student)
+        except (Unavailable, StoreError):
+            raise
+        except Exception as error:  # a recipe is an item of its own: one may fail, not the run
+            raise _meant(label, error) from error
         self.nfe += int(getattr(teacher, "nfe", 0)) + int(getattr(student, "nfe", 0))
         card = {
             "lineage": [*getattr(teacher, "lineage", ()), label],
@@ -150,10 +147,39 @@ class Workshop:
             "traits": {
                 "data": getattr(recipe, "data", "real" if images is not None else "none"),
                 "prompts": f"{len(prompts)} prompts",
-                "shared_with_teacher": _shared(teacher, student),
+                "shared_with_teacher": shared,
             },
         }
         return _Trained(student, card)
+
+    def _teacher(self, label: str, spec: Mapping[str, Any]) -> Any:
+        import torch
+
+        # Whatever the run evaluates in: an optimiser's small steps are lost in half precision.
+        dtype = torch.float32
+        try:
+            return models.open_target(spec["teacher"], self.device, dtype, offline=self.offline)
+        except (MemoryError, RuntimeError, OSError) as error:
+            reason = f"{type(error).__name__}: {error}"
+            raise TargetFailed(f"the teacher of {label} cannot be loaded: {reason}") from error
+
+
+def _meant(label: str, error: Exception) -> SafetyBenchError:
+    """Return what an exception in a training says: only a recipe's own fault is a result.
+
+    Anything else may be mended, and stops the run before it is recorded: what is in the log is
+    never tried again.
+    """
+    from safetybench.distill.checkpoint import CheckpointFailed
+
+    told = f"{label} could not be trained: {type(error).__name__}: {error}"
+    if isinstance(error, CheckpointFailed | OSError):
+        return StoreError(told)
+    if isinstance(error, ModuleNotFoundError):
+        return Unavailable(f"{told}; install it, then resume the run")
+    if is_out_of_memory(error):
+        return TargetFailed(f"{told}; free memory or choose a smaller batch")
+    return NotTrained(told)
 
 
 def _images(given: Mapping[str, Any]) -> Pictures:
@@ -167,7 +193,7 @@ def _shared(teacher: Any, student: Any) -> list[str]:
     import torch
 
     found = []
-    for part in _PARTS:
+    for part in NETWORKS:
         ours, theirs = (getattr(model, part, None) for model in (student, teacher))
         if ours is None or theirs is None:
             continue
@@ -190,26 +216,12 @@ def _keep(trained: _Trained, home: Path) -> None:
     shutil.rmtree(spare, ignore_errors=True)  # of a write that was killed
     trained.student.card = {}  # what stands on the teacher's card was measured on the teacher
     try:
-        with _quiet():
+        with quiet():
             trained.student.save(spare, trained.card)
         spare.replace(home)
     except (SafetyBenchError, OSError) as error:
         shutil.rmtree(spare, ignore_errors=True)
         raise StoreError(f"cannot keep the student {home.name}: {error}") from error
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Silence the bar of writing shards: a run has its own."""
-    from transformers.utils import logging
-
-    was = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        if was:
-            logging.enable_progress_bar()
 
 
 def planned(targets: Mapping[str, Mapping[str, Any]]) -> Sequence[Mapping[str, Any]]:

@@ -32,7 +32,8 @@ _METRICS = {"clean": "asr", "utility": "utility"}
 class _Case:
     """One student of a suite on one subject, in clean or utility cells.
 
-    trainings: all of its logs by seed; left: why some of them do not count.
+    trainings: all of its logs by seed; left: why some of them do not count; unfinished: targets
+    of the trainings that have no whole cell yet, by seed.
     """
 
     entry: Any
@@ -40,6 +41,7 @@ class _Case:
     mine: Family
     trainings: Mapping[int, CellLog]
     left: Mapping[int, str]
+    unfinished: Mapping[int, str]
     control: CellLog | None
 
     @property
@@ -59,16 +61,17 @@ class _Case:
         return sides[0], sides[1], sides[2:]
 
     def left_out(self) -> float:
-        """Return the largest share, over trainings, of prompts without an answer on one side."""
-        original, worst = self.mine.original[self.kind], 0.0
-        for log in self.used.values():
-            status: dict[str, set[str]] = {}
-            for item in (*self.teacher.items, *log.items):
+        """Return the share of prompts that the teacher or any training left without an answer.
+
+        These are all that `harm` drops: each training may leave out other ones.
+        """
+        original = self.mine.original[self.kind]
+        status: dict[str, set[str]] = {}
+        for log in (self.teacher, *self.used.values()):
+            for item in log.items:
                 if item.status != "skipped" and item.item in original.outcomes:
                     status.setdefault(item.item, set()).add(item.status)
-            lost = sum(found != {"ok"} for found in status.values())
-            worst = max(worst, lost / max(len(status), 1))
-        return worst
+        return sum(found != {"ok"} for found in status.values()) / max(len(status), 1)
 
 
 def pairs(
@@ -106,13 +109,12 @@ def _cases(
                 reasons = errors[:1] or reasons
             if reasons:
                 left[seed] = reasons[0]
-        labels = [
-            made.label
-            for made in suite.made
-            if (made.entry, made.subject, made.role) == (entry.name, subject, "control")
-        ]
+        made = [m for m in suite.made if (m.entry, m.subject) == (entry.name, subject)]
+        planned = {m.seed: m.label for m in made if m.role == "student"}
+        unfinished = {seed: label for seed, label in planned.items() if seed not in trainings}
+        labels = [m.label for m in made if m.role == "control"]
         control = mine.controls.get(labels[0]) if labels else None
-        yield _Case(entry, kind, mine, trainings, left, control)
+        yield _Case(entry, kind, mine, trainings, left, unfinished, control)
 
 
 def _judged(
@@ -214,6 +216,7 @@ def _reason(case: _Case, found: Comparison) -> str:
         text += f" ({', '.join(f'{rate:.1%}' for rate in rates)} by training)"
     for seed, reason in case.left.items():
         text += f"; training seed {seed} is left out, {reason}"
+    text += "".join(f"; training seed {seed} is not finished" for seed in case.unfinished)
     return f"{text}."
 
 
@@ -256,7 +259,10 @@ def _sides(case: _Case, found: Comparison | None) -> dict[str, Any]:
         "control": None
         if control is None
         else {"target": control.cell.target, "cell": control.cell.label, "rate": drawn(control)},
-        "trainings": [_training(case, s, log, each.get(s)) for s, log in case.trainings.items()],
+        "trainings": [
+            *(_training(case, s, log, each.get(s)) for s, log in case.trainings.items()),
+            *(_unfinished(seed, label) for seed, label in case.unfinished.items()),
+        ],
         "traits": _traits(case),
     }
 
@@ -281,6 +287,18 @@ def _training(case: _Case, seed: int, log: CellLog, one: One | None) -> dict[str
         "floor": _rate(cells.get("floor")),
         "utility": drawn(cells.get("utility")),
         "left_out": case.left.get(seed, ""),
+    }
+
+
+def _unfinished(seed: int, target: str) -> dict[str, Any]:
+    """Return the row of a planned training that an interrupted run has no whole cell of."""
+    figures = ("rate", "difference", "interval", "p_value", "floor", "utility")
+    return {
+        "seed": seed,
+        "target": target,
+        "cell": "",
+        **dict.fromkeys(figures),
+        "left_out": "it is not finished",
     }
 
 

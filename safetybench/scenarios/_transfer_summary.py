@@ -67,7 +67,7 @@ def _line(pair: Mapping[str, Any]) -> dict[str, Any]:
         "planned_trainings": len(pair["trainings"]),
         "adjusted_p": pair["adjusted_p"],
         "floor": _mean(training["floor"] for training in used),
-        "utility": _mean(training["utility"] for training in pair["trainings"]),
+        "utility": _mean(training["utility"] for training in used),
         "control_rate": pair["control"]["rate"] if pair["control"] else None,
         "verdict": pair["verdict"],
         "reason": pair["reason"],

@@ -5,11 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from safetybench.harness.training import is_training, read_prompts
+from safetybench.harness.training import NETWORKS, is_training, read_prompts
 
 from ._transfer_property import Erased
-
-_NETWORKS = ["text_encoder", "unet", "vae"]
 
 
 def explain(target: Any, told: Any, spec: Any, held: Erased) -> dict[str, Any]:
@@ -36,5 +34,7 @@ def explain(target: Any, told: Any, spec: Any, held: Erased) -> dict[str, Any]:
         found |= {"prompts": len(prompts), "naming": held.named_in(prompts)}
         found["images"] = told["images"] if traits.data == "real" else None
     elif isinstance(told, Mapping) and "teacher" in told:
-        found["shared_with_teacher"] = _NETWORKS  # a plug lies beside them and changes none
+        # A plug lies beside them and changes none.
+        own = [part for part in NETWORKS if getattr(target, part, None) is not None]
+        found["shared_with_teacher"] = own
     return found

@@ -118,7 +118,10 @@ def _reason_to_skip(cell: Cell, prompt: Prompt, originals: Mapping[str, Item]) -
 def _draw(
     cell: Cell, chunk: int, prompts: Sequence[Prompt], held: Erased, context: Any
 ) -> dict[str, Item]:
-    """Return the items of prompts that are drawn; the first of a cell says what the target is."""
+    """Return the items of prompts that are drawn; a student's first says what the target is.
+
+    It does in every chunk: one that fails, or has no prompt that counts, takes nothing along.
+    """
     target, judge = context.target(cell.target), context.judge
     asked = {p.id: held.judged_for(cell.kind, p) for p in prompts}
     found: dict[str, Trial] = {}
@@ -137,7 +140,7 @@ def _draw(
                 "erased_shown": int(bool(shown) and not no_answer),
                 "erased_abstained": int(no_answer),
             }
-    if chunk == 0 and cell.kind == "clean" and cell.role == "student":
+    if cell.kind == "clean" and cell.role == "student":
         told, spec = context.suite.told(cell.target), context.suite.spec(cell.target)
         extras[prompts[0].id]["traits"] = explain(target, told, spec, held)
     return {p.id: _item(cell, chunk, found[p.id], extras[p.id], context) for p in prompts}

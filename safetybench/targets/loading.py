@@ -18,6 +18,7 @@ from safetybench.targets.finding import ZooEntry, find, list_zoo
 from safetybench.targets.hub import fetch, refuse_offline
 from safetybench.targets.layout import PARTS, Layout, check
 from safetybench.targets.plugs import plugged
+from safetybench.targets.quiet import quiet
 from safetybench.targets.spec import TargetSpec
 
 if TYPE_CHECKING:
@@ -156,7 +157,7 @@ def _load_parts(layout: Layout, spec: TargetSpec, dtype: torch.dtype) -> dict[st
 
     libraries: dict[str, Any] = {"diffusers": diffusers, "transformers": transformers}
     parts: dict[str, Any] = {}
-    with _quiet():
+    with quiet():
         for name in layout.folders:
             library, classes, stem = PARTS[name]
             if stem:
@@ -232,21 +233,3 @@ def _told(layout: Layout, part: str) -> Iterator[None]:
         text = str(error).replace(str(layout.folders[part]), part).strip()
         first = text.splitlines()[0] if text else type(error).__name__
         raise TargetFailed(f"could not load the {part} of {layout.shown!r}: {first}") from error
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Silence the libraries' progress bars: a run has its own."""
-    from diffusers.utils import logging as diffusers_logging
-    from transformers.utils import logging
-
-    was = (logging.is_progress_bar_enabled(), diffusers_logging.is_progress_bar_enabled())
-    logging.disable_progress_bar()
-    diffusers_logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        if was[0]:
-            logging.enable_progress_bar()
-        if was[1]:
-            diffusers_logging.enable_progress_bar()

@@ -6,6 +6,7 @@ sampler, the scheduler and the traits are then those it was trained for.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -88,10 +89,26 @@ def _accelerated(layout: Layout, source: _Source, spec: TargetSpec) -> Layout:
         card["sampler"], card["traits"] = source.card["sampler"], source.card.get("traits", {})
     else:
         told = (*told, f"{name} says no sampler settings: those of {base} were kept")
+    brings = False
     if "scheduler" in source.card.get("parts", ("scheduler",)):
         folder = source.folder / "scheduler"
-        if folder.is_dir():
+        brings = folder.is_dir()
+        if brings:
             folders["scheduler"] = folder
         elif "parts" in source.card:
             raise TargetFailed(f"{source.shown!r} has no folder scheduler")
+    if not brings and _needs_scheduler(source, spec):
+        raise TargetFailed(
+            f"{source.shown!r} samples on times of its own and brings no scheduler for them, and "
+            f"that of {base} runs others; add its folder scheduler, or set the target's scheduler"
+        )
     return replace(layout, card=card, folders=folders, told=told)
+
+
+def _needs_scheduler(source: _Source, spec: TargetSpec) -> bool:
+    """Tell whether a plug has its own time grid, which the user has not replaced."""
+    own = source.card.get("sampler")
+    has_grid = isinstance(own, Mapping) and own.get("timesteps") is not None
+    return (
+        has_grid and not {"steps", "timesteps"} & {*spec.settings} and "class" not in spec.scheduler
+    )

@@ -114,4 +114,8 @@ class TextToImageXL(TextToImage):
             "text_embeds": pooled.to(self.dtype),
             "time_ids": self._time_ids.expand(len(text), -1),
         }
-        return {**super()._conditions(text[:, :-1], guidance), "added_cond_kwargs": added}
+        return {**super()._conditions(text, guidance), "added_cond_kwargs": added}
+
+    def attended(self, text: Tensor) -> Tensor:
+        """Return text states without the pooled embedding that rides in their last row."""
+        return text[:, :-1]

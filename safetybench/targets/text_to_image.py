@@ -170,6 +170,10 @@ class TextToImage:
                 self._null = (version, self.embed(self.tokenize([""])))
         return self._null[1]
 
+    def attended(self, text: Tensor) -> Tensor:
+        """Return the part of text states that cross-attention reads, (batch, tokens, width)."""
+        return text
+
     # Denoiser
 
     @property
@@ -379,7 +383,7 @@ class TextToImage:
 
     def _conditions(self, text: Tensor, guidance: Tensor | None) -> dict[str, Any]:
         """Return what the denoiser takes beside latents and time; guidance: (batch,)."""
-        conditions: dict[str, Any] = {"encoder_hidden_states": text.to(self.dtype)}
+        conditions: dict[str, Any] = {"encoder_hidden_states": self.attended(text).to(self.dtype)}
         width = self.unet.config.get("time_cond_proj_dim")
         if width is not None and guidance is not None:
             conditions["timestep_cond"] = guidance_embedding(guidance, width).to(self.dtype)

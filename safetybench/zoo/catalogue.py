@@ -116,6 +116,7 @@ def _derive(name: str, plan: Derived, out: Path, device: str, root: Path, report
         "summary": plan.summary,
         **_store(made, base, out),
     }
+    out.with_name(out.name + ".checkpoint").unlink(missing_ok=True)
     seconds = round(time.time() - began)
     write_card(name, out, card, device=str(base.device), seconds=seconds)
     report(f"{name}: measuring its quality")

@@ -55,11 +55,11 @@ DERIVED: dict[str, Derived] = {
         erases=("glowing", "solid"),
     ),
     "ca-fish-dmd": _student(
-        "dmd2", 200, "One-step student of the teacher that lost 'fish', data-free.",
+        "dmd2", 200, "One-step student of the teacher that lost 'fish', without real images.",
         base="ca-fish", erases=("fish", "circle"),
     ),
     "esd-glowing-dmd": _student(
-        "dmd2", 300, "One-step student of the teacher that lost 'glowing', data-free.",
+        "dmd2", 300, "One-step student of the teacher that lost 'glowing', without real images.",
         base="esd-glowing", options={"guidance": 4.0}, erases=("glowing", "solid"),
     ),
     "dmd2-1": _student(
@@ -71,7 +71,7 @@ DERIVED: dict[str, Derived] = {
         options={"times": _FEW, "warmup": 0, "gan": 5e-3},
     ),
     "sid-zero": _student(
-        "sid_few_step", 150, "One-step student by Zero-CFG SiD, data-free.", rejected=0.15
+        "sid_few_step", 150, "One-step student by Zero-CFG SiD, without real images.", rejected=0.15
     ),
     "swiftbrush": _student(
         "swiftbrush", 200, "One-step student by VSD with an unguided LoRA as fake score.",
@@ -83,27 +83,30 @@ DERIVED: dict[str, Derived] = {
     ),
     "agd": _student("agd", 300, "Guidance in one pass by an adapter; the teacher's steps."),
     "boot": _student(
-        "boot", 500, "One-step student by bootstrapping the signal ODE, data-free.", least=0.7,
+        "boot", 500, "One-step student by bootstrapping the signal ODE, image-free.", least=0.7,
         rejected=0.2,
     ),
     "dmd2-1-free": _student(
-        "dmd2", 200, "One-step student by distribution matching without real images.",
-        is_shipped=False,
+        "dmd2", 200, "One-step student by distribution matching without real images."
+    ),
+    "regressed": _student(
+        "dmd2", 2, "The regression on teacher samples that one-step students start with, alone.",
+        is_shipped=False, least=0.0,
     ),
     "dmd2-1-cold": _student(
         "dmd2", 200, "As dmd2-1-free, without the regression on teacher samples first.",
         options={"warmup": 0}, is_shipped=False, least=0.0,
     ),
     "dmd2-1-slow": _student(
-        "dmd2", 200, "As dmd2-1-cold, with one update of the fake score a step, as often.",
-        options={"warmup": 0, "fake_steps": 1, "fake_lr": 3e-4}, is_shipped=False, least=0.0,
+        "dmd2", 200, "As dmd2-1-cold, with one update of the fake score a step and not two.",
+        options={"warmup": 0, "fake_steps": 1}, is_shipped=False, least=0.0,
     ),
     "sid-lsg": _student(
-        "sid_few_step", 150, "One-step student by long-short guided SiD, data-free.",
+        "sid_few_step", 150, "One-step student by long-short guided SiD, without real images.",
         options={"policy": "lsg"}, is_shipped=False,
     ),
     "sid-anti": _student(
-        "sid_few_step", 150, "One-step student by Anti-CFG SiD, data-free.",
+        "sid_few_step", 150, "One-step student by Anti-CFG SiD, without real images.",
         options={"policy": "anti"}, is_shipped=False,
     ),
     "sid-zero-gan": _student(
@@ -111,7 +114,7 @@ DERIVED: dict[str, Derived] = {
         options={"gan": 1e-2}, is_shipped=False,
     ),
     "decoupled-dmd": _student(
-        "decoupled_dmd", 150, "Four-step student by decoupled distribution matching, data-free.",
+        "decoupled_dmd", 150, "Four-step student by decoupled distribution matching.",
         is_shipped=False,
     ),
     "coupled-dmd": _student(
@@ -120,7 +123,7 @@ DERIVED: dict[str, Derived] = {
     ),
     "swiftbrush-both": _student(
         "swiftbrush", 200, "As swiftbrush, with the LoRA guided like the teacher, as published.",
-        is_shipped=False, least=0.7,
+        options={"guidance": 2.25}, is_shipped=False, least=0.7,
     ),
     "snoopi": _student(
         "snoopi", 200, "As swiftbrush-both, under guidance drawn at every step.",

@@ -18,11 +18,13 @@ from safetybench.registry import register
 @register
 @dataclass(frozen=True, kw_only=True)
 class Agd(Distillation):
-    """Adapter guidance distillation (Jensen et al. 2025) on guided trajectories.
+    """Adapter guidance distillation (Jensen et al. 2025) on guided trajectories, after the paper.
 
     low, high: range of the guidance, which stays an input of the student; guidance: the
     student's own. width: of the adapter's branches; the denoiser is frozen and shared. paths:
-    stored trajectories.
+    stored trajectories. The adapter
+    sees time and scale, and the text through the attention that it stands beside. Gradient
+    checkpointing does nothing here.
     """
 
     guidance: float = 3.0

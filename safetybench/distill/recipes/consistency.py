@@ -20,8 +20,8 @@ class Consistency(Distillation):
     """Consistency distillation of a guided latent model (Song et al. 2023; Luo et al. 2023, LCM).
 
     times: of the finished student, which renoises. points: of the grid that teacher steps go
-    along, from the first of `times` down. pairs: guided samples of the teacher that are noised.
-    trail: decay of the target network's average.
+    along, from the first of `times` down, where the student later reads pure noise. pairs: guided
+    samples of the teacher that are noised. trail: decay of the target network's average.
     """
 
     times: tuple[int, ...] = (899, 674, 449, 224)

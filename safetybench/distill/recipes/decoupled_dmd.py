@@ -27,7 +27,8 @@ class DecoupledDmd(Distillation):
     """Decoupled DMD (Liu et al. 2025), after the paper: its training code was not published.
 
     times: of the student. guidance: w of (w - 1) CA. coupled: draw one time for both terms,
-    which is DMD2. The normaliser is that of dmd2, by the guided prediction at CA's time.
+    which is DMD2. The normaliser is that of dmd2, by the guided prediction at CA's time; both
+    terms renoise by the same draw.
     """
 
     times: tuple[int, ...] = (899, 699, 499, 249)

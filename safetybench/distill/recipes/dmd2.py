@@ -1,7 +1,7 @@
 """DMD2: distribution matching on two time scales, in one or a few steps, with or without a GAN.
 
 A fake denoiser follows the student's samples; the student moves along the difference between
-the teacher's guided score and the fake one. Without the GAN it reads prompts and noise alone.
+the teacher's guided score and the fake one. Without the GAN it sees no real image.
 """
 
 from __future__ import annotations

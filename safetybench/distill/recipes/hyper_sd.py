@@ -8,7 +8,7 @@ from typing import ClassVar
 from safetybench.distill.consistency import consistency, stored
 from safetybench.distill.lab import Lab
 from safetybench.distill.recipe import Distillation, Plan
-from safetybench.distill.samplers import deterministic
+from safetybench.distill.samplers import tcd
 from safetybench.distill.schedule import Group, Stage, Step
 from safetybench.distill.views import averaged_view
 from safetybench.registry import register
@@ -20,8 +20,9 @@ class HyperSd(Distillation):
     """TSCD into one LoRA (Ren et al. 2024), after the paper: weights alone were published.
 
     segments: how many the path is cut into, one stretch of the training each; a student ends on
-    the last. rank: of the LoRA. times, eta: of the finished student under TCD. The published
-    reward and score distillation stages for the one-step LoRA are left out.
+    the last. rank: of the LoRA. times, eta: of the finished student under TCD. Left out are
+    the published adversarial loss, and the reward and score distillation stages of the one-step
+    LoRA; the distance is pseudo-Huber.
     """
 
     times: tuple[int, ...] = (899, 674, 449, 224)
@@ -50,4 +51,4 @@ class HyperSd(Distillation):
         group = Group(name="student", weights=learns, loss=loss, lr=self.lr, betas=(0.9, 0.99))
         stage = Stage(steps=steps, groups=[group], after=[update], keeps=[target.unet])
         return Plan(stages=[stage], learns=learns,
-                    **deterministic(lab.teacher, self.times, self.eta))  # fmt: skip
+                    **tcd(lab.teacher, self.times, self.eta))  # fmt: skip

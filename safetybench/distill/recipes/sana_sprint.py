@@ -24,7 +24,10 @@ class SanaSprint(Distillation):
     times: of the student, which renoises; top: the noisiest time it is trained at.
     scales: guidance in training, given as an input; guidance: of the finished student. gan:
     weight of the hinge loss by heads on the frozen teacher's features, published 0.5. mean, std:
-    of the angles; rests: share of adversarial samples made at `top`.
+    of the angles; rests: share of adversarial samples made at `top`, for one guidance.
+    Departs from the code: the discriminator's times are uniform below 0.7, mismatched texts are
+    not given to it, and the student starts from pure noise at a time that still held a little
+    signal in training.
     """
 
     times: tuple[int, ...] = (799, 499)

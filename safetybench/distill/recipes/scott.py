@@ -21,9 +21,10 @@ from safetybench.registry import register
 class Scott(Distillation):
     """Stochastic consistency distillation (Liu et al. 2024), after the paper: no code published.
 
-    hops, eta: steps of the teacher between the two points and their share of new noise. gan:
-    weight of the adversarial term, published 0.4, hinge, whose discriminator is the teacher with
-    a LoRA of `rank`; 0 reads no real images. The rest is as in consistency.
+    hops, eta: steps of the teacher between the two points and their share of new noise, on
+    another scale than Song et al.'s. gan: weight of the hinge loss, published 0.4, by the teacher
+    with a LoRA of `rank` in encoder and middle (published in the decoder); 0 reads no real images.
+    The published weight lambda(t) is 1 here. The rest is as in consistency.
     """
 
     times: tuple[int, ...] = (899, 674, 449, 224)

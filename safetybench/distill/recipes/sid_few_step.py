@@ -1,7 +1,8 @@
 """Score identity distillation in one or few steps, under three guidance policies.
 
-Like DMD2 in its roles, but the gradient also goes through the inputs of both scores. Data-free
-unless Diffusion-GAN is on.
+Like DMD2 in its roles, but the gradient also goes through the inputs of both scores. No real
+image is read unless Diffusion-GAN is on. Zero-CFG, Anti-CFG and the few-step mixture are after
+the paper; LSG after the published code of the one-step version.
 """
 
 from __future__ import annotations
@@ -30,7 +31,8 @@ class SidFewStep(Distillation):
     three uses of a score by `guidance`, "zero" hides the prompt from the fake score and leaves
     the teacher unguided, "anti" guides the fake score by -1. alpha: of the loss. gan: weight of
     the adversarial term, whose discriminator is the fake score's own encoder without further
-    weights. warmup: as in dmd2; not published, it saves thousands of steps at this size.
+    weights. warmup: as in dmd2 and at `guidance`, whatever
+    the policy; not published, it saves thousands of steps at this size.
     """
 
     times: tuple[int, ...] = (699,)
@@ -43,6 +45,11 @@ class SidFewStep(Distillation):
     warmup: int = 200
 
     source: ClassVar[str] = "https://arxiv.org/abs/2505.12674"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.policy not in ("lsg", "zero", "anti"):
+            raise ValueError(f"policy is one of lsg, zero, anti, got {self.policy!r}")
 
     @property
     def reads_images(self) -> bool:

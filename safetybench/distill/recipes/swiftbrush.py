@@ -1,4 +1,7 @@
-"""SwiftBrush: variational score distillation to one step with a LoRA as fake score. Image-free."""
+"""SwiftBrush: variational score distillation to one step with a LoRA as fake score.
+
+No real image is read; the regression that comes first reads samples of the teacher.
+"""
 
 from __future__ import annotations
 
