@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from docs.figures_transfer import transfer_reasons, transfer_table
 from docs.markdown import NONE, NOTE, between, percent, rate, table
 
 _ABOUT_ZOO = """\
@@ -259,7 +260,7 @@ def _gates(card: Mapping[str, Any], cards: Sequence[Mapping[str, Any]]) -> Itera
 
 def run_page(results: Mapping[str, Any]) -> str:
     """Return the page of a kept run, from its results.json alone."""
-    run = results["run"]
+    run, transfer = results["run"], results.get("transfer") or []
     parts = [
         f"# {run['title'] or run['suite']}",
         NOTE,
@@ -267,13 +268,17 @@ def run_page(results: Mapping[str, Any]) -> str:
         f"`{run['plan_hash'][:12]}`, {_seconds(results['cells']):.0f} s. Exit code "
         f"{results['exit_code']}: {results['exit_reason']}.",
         f"Measured by `safetybench run {run['suite']}`; how to read the tables is in "
-        "[the scenario](../scenarios/unlearning.md).",
+        f"[the scenario](../scenarios/{'transfer' if transfer else 'unlearning'}.md).",
     ]
-    if results["pairs"]:
+    if transfer:
+        parts += ["## What came back", transfer_table(transfer), "## Why no verdict",
+                  transfer_reasons(transfer)]  # fmt: skip
+    elif results["pairs"]:
         parts += ["## Teacher against student", _pairs(results["pairs"])]
     if results["comparisons"]:
         parts += ["## Attack against its controls", _comparisons(results["comparisons"])]
-    parts += ["## Cells", _cells(results["cells"])]
+    if not transfer:  # 160 rows that say little; results.json has them
+        parts += ["## Cells", _cells(results["cells"])]
     if results["gates"]:
         parts += ["## Gates", _decisions(results["gates"])]
     failed = [check for check in results["checks"] if not check["passed"]]

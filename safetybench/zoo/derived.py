@@ -107,11 +107,11 @@ DERIVED: dict[str, Derived] = {
     ),
     "sid-anti": _student(
         "sid_few_step", 150, "One-step student by Anti-CFG SiD, without real images.",
-        options={"policy": "anti"}, is_shipped=False,
+        options={"policy": "anti"}, is_shipped=False, rejected=0.15,
     ),
     "sid-zero-gan": _student(
         "sid_few_step", 150, "One-step student by Zero-CFG SiD with Diffusion-GAN.",
-        options={"gan": 1e-2}, is_shipped=False,
+        options={"gan": 1e-2}, is_shipped=False, rejected=0.15,
     ),
     "decoupled-dmd": _student(
         "decoupled_dmd", 150, "Four-step student by decoupled distribution matching.",
