@@ -11,6 +11,8 @@ from typing import Any, NamedTuple
 
 KINDS = {"clean": "no attack", "utility": "other concepts", "control": "control", "floor": "floor"}
 
+_PLACES = 6  # of a fault that many cells share; results.json has every one
+
 
 def component(name: str) -> str:
     """Return how a component is called in running text.
@@ -115,7 +117,10 @@ class Finding(NamedTuple):
         first, *rest = self.places or ("",)
         head = f"{self.name} ({first})" if first else self.name
         told = f"{head}: {self.message}"
-        return f"{told}; and in {len(rest)} more: {'; '.join(rest)}" if rest else told
+        if not rest:
+            return told
+        shown = [*rest[:_PLACES], *(["..."] if len(rest) > _PLACES else [])]
+        return f"{told}; and in {len(rest)} more: {'; '.join(shown)}"
 
 
 def findings(checks: Iterable[Mapping[str, Any]]) -> list[Finding]:
