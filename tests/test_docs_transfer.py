@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 from typing import Any
@@ -44,3 +45,20 @@ def test_keys_and_checks_of_results_are_documented(tmp_path: Path) -> None:
         line = next(line for line in PAGE.splitlines() if line.startswith(f"| {row} |"))
         assert f"{share * 100:.0f} %" in line
     assert f"{transfer.DRAWS} draws" in PAGE
+
+
+def test_the_readme_tells_what_the_kept_run_found() -> None:
+    root = Path(__file__).resolve().parents[1]
+    rows = json.loads((root / "docs/results/transfer.json").read_text(encoding="utf-8"))["transfer"]
+    text = " ".join((root / "README.md").read_text(encoding="utf-8").split())
+    decided = [row for row in rows if row["came_back"] is not None]
+    most = max(decided, key=lambda row: float(row["came_back"]))
+    low, high = (100 * most["interval"][end] for end in ("low", "high"))
+    told = (
+        f"by more than {100 * most['came_back']:.1f} points (95 % interval {low:.1f} to {high:.1f})"
+    )
+    assert told in text
+    assert len({row["student"] for row in rows}) == 9
+    assert "of nine ways to a student" in text
+    assert (len(rows), len(rows) - len(decided)) == (18, 3)
+    assert "three of the eighteen students were too broken to count" in text

@@ -44,10 +44,7 @@ def train(
         is_last = number == len(stages) - 1
         averages = average.values if average is not None else []
         first = 0
-        optimisers = [
-            torch.optim.AdamW(g.weights, lr=g.lr, betas=g.betas, weight_decay=0.0)
-            for g in stage.groups
-        ]
+        optimisers = _optimisers(stage)
         if kept is not None and number < kept["stage"]:
             continue
         if kept is not None and number == kept["stage"]:
@@ -78,6 +75,12 @@ def train(
                 })  # fmt: skip
     if average is not None:
         average.apply()
+
+
+def _optimisers(stage: Stage) -> list[torch.optim.Optimizer]:
+    return [
+        torch.optim.AdamW(g.weights, lr=g.lr, betas=g.betas, weight_decay=0.0) for g in stage.groups
+    ]
 
 
 def _take(stage: Stage, optimisers: Sequence[torch.optim.Optimizer], step: Step) -> Tensor:

@@ -12,7 +12,7 @@ from safetybench.contracts import Cell
 from ._controls import controls_of
 from ._log import CellLog, paired, unlike
 
-_NO_VERDICT = {
+NO_VERDICT = {
     "n": 0,
     "difference": None,
     "interval": None,
@@ -84,7 +84,7 @@ def _family(
         if i in adjusted:
             yield _compared(match, adjusted[i], logs, cells)
         else:
-            yield {**_sides(match), **_NO_VERDICT, "reason": reasons[i]}
+            yield {**_sides(match), **NO_VERDICT, "reason": reasons[i]}
 
 
 def _reason_against(match: _Match, voided: Mapping[str, Sequence[str]]) -> str:

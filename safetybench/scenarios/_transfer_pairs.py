@@ -11,20 +11,10 @@ from safetybench.contracts import Cell
 from safetybench.stats import Verdict
 
 from ._log import CellLog, paired
-from ._pairs import MOST_LEFT_OUT
+from ._pairs import MOST_LEFT_OUT, NO_VERDICT
 from ._transfer_checks import Family, drawn, family, is_able
 from ._transfer_stats import Comparison, Floors, One, compare, p_of, singles
 
-_NO_VERDICT = {
-    "n": 0,
-    "difference": None,
-    "interval": None,
-    "p_value": None,
-    "adjusted_p": None,
-    "correction": "holm",
-    "verdict": "invalid",
-    "detectable": None,
-}
 _METRICS = {"clean": "asr", "utility": "utility"}
 
 
@@ -128,7 +118,7 @@ def _judged(
         if i in adjusted:
             yield _compared(case, adjusted[i])
         else:
-            yield {**_sides(case, None), **_NO_VERDICT, "reason": reasons[i]}
+            yield {**_sides(case, None), **NO_VERDICT, "reason": reasons[i]}
 
 
 def _reason_against(case: _Case, voided: Mapping[str, Sequence[str]]) -> str:
