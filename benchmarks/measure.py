@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import torch
 
 from benchmarks.models import Brightness
-from safetybench.contracts import Budget, Prompt
+from safetybench.contracts import Aids, Budget, Prompt
 from safetybench.registry import create
 from safetybench.scenarios._search import search
 
@@ -83,7 +83,7 @@ def search_row(target: Any, prompts: Sequence[Prompt], budget: Budget, repeats: 
                 [prompts[i] for i in group],
                 "fish",
                 attack=attack,
-                references=references[list(group)],
+                aids=Aids(concept="fish", references=references[list(group)]),
                 budget=budget,
             )
         # The text alone is of the brightest image; the scores tell every text that was tried.

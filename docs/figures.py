@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from docs.figures_transfer import transfer_reasons, transfer_table
+from docs.figures_unlearning import is_comparison, method_tables
 from docs.markdown import NONE, NOTE, between, percent, rate, table
 
 _ABOUT_ZOO = """\
@@ -273,11 +274,14 @@ def run_page(results: Mapping[str, Any]) -> str:
     if transfer:
         parts += ["## What came back", transfer_table(transfer), "## Why no verdict",
                   transfer_reasons(transfer)]  # fmt: skip
-    elif results["pairs"]:
+    is_table = is_comparison(results)
+    if is_table:
+        parts += method_tables(results)
+    if results["pairs"] and not transfer:
         parts += ["## Teacher against student", _pairs(results["pairs"])]
-    if results["comparisons"]:
+    if results["comparisons"] and not is_table:
         parts += ["## Attack against its controls", _comparisons(results["comparisons"])]
-    if not transfer:  # 160 rows that say little; results.json has them
+    if not transfer and not is_table:  # hundreds of rows that say little; results.json has them
         parts += ["## Cells", _cells(results["cells"])]
     if results["gates"]:
         parts += ["## Gates", _decisions(results["gates"])]
@@ -299,12 +303,14 @@ def _seconds(cells: Sequence[Mapping[str, Any]]) -> float:
 
 def _pairs(pairs: Sequence[Mapping[str, Any]]) -> str:
     rows = [
-        (p["subject"], _attack(p), percent(p["teacher"]["rate"]), percent(p["student"]["rate"]),
+        (p["subject"], p["student"].get("name", "student"), _attack(p),
+         percent(p["teacher"]["rate"]), percent(p["student"]["rate"]),
          p["n"], f"{percent(p['difference'])} ({between(p['interval'])})",
          NONE if p["adjusted_p"] is None else f"{p['adjusted_p']:.2g}", f"**{p['verdict']}**")
         for p in pairs
     ]  # fmt: skip
-    columns = ("subject", "attack", "teacher", "student", "n", "difference", "p (Holm)", "verdict")
+    columns = ("subject", "student", "attack", "teacher", "its rate", "n", "difference",
+               "p (Holm)", "verdict")  # fmt: skip
     return table(columns, rows)
 
 

@@ -18,6 +18,7 @@ from typing import Any
 
 from docs import claims, claims_library
 from docs.figures import card_folders, card_of, run_page, zoo_figures, zoo_models
+from docs.figures_unlearning import figure, is_comparison
 from docs.markdown import NOTE, cell, table
 from safetybench import registry
 
@@ -60,6 +61,8 @@ def pages(docs: Path = DOCS) -> dict[str, str]:
             continue
         results = json.loads(file.read_text(encoding="utf-8"))
         found[f"results/{file.stem}.md"] = run_page(results)
+        if is_comparison(results):
+            found[f"results/{file.stem}.svg"] = figure(results)
     return found
 
 

@@ -14,8 +14,8 @@ from safetybench.wording import findings
 
 from ._ledger import gates
 from ._load import Record
+from ._pairs import NO_ATTACK, PairRow, failed_checks
 from ._text import mapping, number, rate, text
-from ._view import NO_ATTACK, PairRow, failed_checks
 
 # What changed comes first, and of that the bad news; the first verdict's reason is told.
 ORDER = (
@@ -26,6 +26,8 @@ ORDER = (
     Verdict.INHERITED,
 )
 MOST_TOLD = 4  # subjects; a paragraph of more is not read
+MOST_REASONED = 12  # comparisons; of more, the paragraph counts and the table tells
+MOST_PLACES = 3  # comparisons of one verdict and subject that are named
 MOST_POINTS = 8  # lines of the banner; the rest stands below
 
 
@@ -56,22 +58,48 @@ STATES = {
 
 
 def answer(every: Sequence[PairRow]) -> Answer:
-    """Say what distillation did, over all pairs and then for each subject, and to utility."""
-    pairs = [pair for pair in every if not pair.is_utility]
+    """Say what distillation did, over all pairs and then for each subject, and to utility.
+
+    What an oracle finds is no finding of an attack, and stands in the tables alone.
+    """
+    pairs = [pair for pair in every if not pair.is_utility and not pair.is_oracle]
     if not pairs:
         return Answer("No answer: this run compared no student with its teacher.", ())
     valid = [pair for pair in pairs if not pair.invalid]
     if not valid:
         return Answer("No answer: the measurement is invalid.", (_left_out(len(pairs), 0),))
+    useful = [pair for pair in every if pair.is_utility and not pair.invalid]
     subjects = list(dict.fromkeys(pair.subject for pair in pairs))
+    if len(pairs) > MOST_REASONED:
+        sentences = [*_counted(valid), *([_left_out(len(pairs) - len(valid), len(valid))]
+                                         if len(valid) < len(pairs) else []),
+                     *([f"Utility: {_tally(useful)}."] if useful else [])]  # fmt: skip
+        return Answer(_short(valid), tuple(sentences))
     sentences = [_subject(subject, valid) for subject in subjects[:MOST_TOLD]]
     if len(subjects) > MOST_TOLD:
         sentences.append(f"{len(subjects) - MOST_TOLD} further subject(s) are in the table below.")
     if len(valid) < len(pairs):
         sentences.append(_left_out(len(pairs) - len(valid), len(valid)))
-    useful = [pair for pair in every if pair.is_utility and not pair.invalid]
     sentences += [_utility(pair, len(subjects)) for pair in useful[:MOST_TOLD]]
     return Answer(_short(valid), tuple(sentence for sentence in sentences if sentence))
+
+
+def _counted(pairs: Sequence[PairRow]) -> list[str]:
+    """Say how often each verdict fell, and on which subjects the bad ones are."""
+    lost = Counter(pair.subject for pair in pairs if pair.verdict == Verdict.LOST)
+    shown = [f"{subject} ({count})" for subject, count in lost.most_common(MOST_TOLD)]
+    more = len(lost) - len(shown)
+    rest = f" and {more} more" if more > 0 else ""
+    where = [f"Most were lost in {', '.join(shown)}{rest}."] if len(lost) > 1 else []
+    where = [f"All of these are in {shown[0]}."] if len(lost) == 1 else where
+    subjects = len({pair.subject for pair in pairs})
+    return [f"Over {subjects} subject{'s' if subjects > 1 else ''}: {_tally(pairs)}.", *where]
+
+
+def _tally(pairs: Sequence[PairRow]) -> str:
+    told = Counter(pair.verdict for pair in pairs)
+    known = [*ORDER, *(verdict for verdict in told if verdict not in ORDER)]
+    return ", ".join(f"{told[v]} {v or 'no verdict'}" for v in known if told[v])
 
 
 def _left_out(count: int, rest: int) -> str:
@@ -113,7 +141,7 @@ def _subject(subject: str, pairs: Sequence[PairRow]) -> str:
     for verdict in known:
         where = [_where(pair) for pair in mine if pair.verdict == verdict]
         if where:
-            parts.append(f"{verdict or 'no verdict'} {' and '.join(where)}")
+            parts.append(f"{verdict or 'no verdict'} {_listed(where)}")
     # Among equals an attack's pair says more than that of the plain prompts.
     worst = min(mine, key=lambda pair: (known.index(pair.verdict), pair.condition == NO_ATTACK))
     concept = mine[0].concept
@@ -125,6 +153,13 @@ def _subject(subject: str, pairs: Sequence[PairRow]) -> str:
     return f"{who}: {'; '.join(parts)}. {reason}".strip()
 
 
+def _listed(places: Sequence[str]) -> str:
+    if len(places) <= MOST_PLACES + 1:
+        return " and ".join(places)
+    shown = ", ".join(places[:MOST_PLACES])
+    return f"in {len(places)} comparisons ({shown} and {len(places) - MOST_PLACES} more)"
+
+
 def _utility(pair: PairRow, subjects: int) -> str:
     who = f" of {pair.subject}" if subjects > 1 else ""
     who += f" through {pair.student}" if pair.student else ""
@@ -133,10 +168,10 @@ def _utility(pair: PairRow, subjects: int) -> str:
 
 def _where(pair: PairRow) -> str:
     metric = "" if pair.metric == "asr" else f" ({pair.metric})"
-    if pair.student:
+    if pair.is_pooled:
         return f"through {pair.student}{metric}"
     place = "without an attack" if pair.condition == NO_ATTACK else f"under {pair.condition}"
-    return place + metric
+    return place + (f" through {pair.through}" if pair.through else "") + metric
 
 
 def banner(record: Record) -> Banner:

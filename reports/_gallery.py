@@ -15,10 +15,11 @@ from PIL import Image
 
 from safetybench.contracts import Item
 
+from ._cells import ROLES, CellRow, models_of
 from ._load import Record
-from ._text import Piece, pieces
-from ._view import ROLES, CellRow
+from ._text import Piece, pieces, titled
 
+MOST_TILES = 16  # of one prompt; beyond, each model shows itself and what its worst attack found
 LARGEST = 320  # pixels of the longer side; a report of 500 kB pictures could not be mailed
 REFUSED = 8192  # a side beyond this is no image of a model, but a file made to fill memory
 
@@ -27,6 +28,7 @@ class Tile(NamedTuple):
     """One image: whose, what it shows, the picture; problem: why there is none."""
 
     role: str
+    who: str
     condition: str
     state: str
     is_hit: bool
@@ -40,7 +42,7 @@ class Tile(NamedTuple):
 class Text(NamedTuple):
     """The prompt that an attack found on one target."""
 
-    role: str
+    who: str
     condition: str
     pieces: tuple[Piece, ...]
 
@@ -63,15 +65,32 @@ class Picture(NamedTuple):
     problem: str
 
 
+def shown_cells(cells: Sequence[CellRow]) -> list[CellRow]:
+    """Return the cells whose images stand side by side, model by model."""
+    shown = [c for c in cells if c.kind in ("clean", "attack") and c.role in ROLES]
+    # Of a student that was trained several times, the first training's images are enough.
+    firsts = {cell.student: cell.who for cell in reversed(shown)}
+    shown = [c for c in shown if not c.student or firsts[c.student] == c.who]
+    order = models_of(shown)
+    shown.sort(key=lambda cell: (order.index(cell.who), cell.kind == "attack"))
+    if len(shown) <= MOST_TILES:
+        return shown
+    worst = {who: _worst(c for c in shown if c.who == who) for who in order}
+    return [cell for cell in shown if cell.kind == "clean" or cell.label == worst[cell.who]]
+
+
+def _worst(cells: Iterable[CellRow]) -> str:
+    """Return the label of a model's strongest attack; an oracle is none."""
+    attacks = [cell for cell in cells if cell.kind == "attack" and not cell.is_oracle]
+    ranked = sorted(attacks, key=lambda cell: (cell.is_valid, cell.rate.value or 0.0))
+    return ranked[-1].label if ranked else ""
+
+
 def strips(
     record: Record, cells: Sequence[CellRow], concept: str, most: int, redact: bool
 ) -> list[Strip]:
     """Return up to `most` prompts of a subject, successes of the student first."""
-    shown = [c for c in cells if c.kind in ("clean", "attack") and c.role in ROLES]
-    # Of a student that was trained several times, the first training's images are enough.
-    firsts = {cell.student: cell.label for cell in reversed(shown)}
-    shown = [c for c in shown if not c.student or firsts[c.student] == c.label]
-    shown.sort(key=lambda cell: (ROLES.index(cell.role), cell.kind == "attack"))
+    shown = shown_cells(cells)
     wanted = {cell.label for cell in shown}
     found: dict[str, dict[str, Item]] = {}
     for item in record.items:
@@ -106,7 +125,7 @@ def _strip(
 ) -> Strip:
     mine = [(cell, items[cell.label]) for cell in cells if cell.label in items]
     texts = [
-        Text(cell.role, cell.name, tuple(pieces(item.prompt, item.adversarial)))
+        Text(cell.who, cell.name, tuple(pieces(item.prompt, item.adversarial)))
         for cell, item in mine
         if item.adversarial and item.adversarial != item.prompt and not redact
     ]
@@ -131,8 +150,8 @@ def _tile(record: Record, cell: CellRow, item: Item, concept: str, redact: bool)
     else:
         # An attack's item keeps its own image first, and then the one it was after.
         picture = _picture(record.folder, item.artifacts[0])
-    alt = f"{cell.role.capitalize()}, {cell.name}, prompt {item.item}: {state}{score}"
-    return Tile(cell.role, cell.name, state, item.success is True, alt, *picture)
+    alt = f"{titled(cell.who)}, {cell.name}, prompt {item.item}: {state}{score}"
+    return Tile(cell.role, cell.who, cell.name, state, item.success is True, alt, *picture)
 
 
 def _picture(folder: Path, name: str) -> Picture:
@@ -159,7 +178,7 @@ def _picture(folder: Path, name: str) -> Picture:
 def missing(found: Iterable[Strip]) -> list[str]:
     """Return the problems of tiles whose picture should have been there."""
     return [
-        f"Image of {tile.role}, {tile.condition}, prompt {strip.item}: {tile.problem}."
+        f"Image of {tile.who}, {tile.condition}, prompt {strip.item}: {tile.problem}."
         for strip in found
         for tile in strip.tiles
         if tile.problem and tile.problem not in ("withheld", "no image kept")

@@ -11,10 +11,11 @@ from typing import Any, NamedTuple
 from safetybench.contracts import Item
 from safetybench.wording import component
 
+from ._cells import CellRow, Estimate, estimate
 from ._load import Record
 from ._text import Piece, mapping, number, pieces, rows, text
-from ._view import CellRow, Estimate, estimate
 
+MOST_SHOWN = 8  # checks of one name and outcome that stand open
 MOST_ITEMS = 5000  # rows; a browser still filters that many without a pause
 WITHHELD = (Piece("withheld", "withheld"),)
 
@@ -65,6 +66,15 @@ class Check(NamedTuple):
     message: str
 
 
+class CheckGroup(NamedTuple):
+    """Checks of one name and outcome: those that are shown, and those that open on demand."""
+
+    name: str
+    state: str
+    shown: tuple[Check, ...]
+    rest: tuple[Check, ...]
+
+
 class Costs(NamedTuple):
     """Sums over all cells; memory is the highest of them."""
 
@@ -73,6 +83,15 @@ class Costs(NamedTuple):
     device_s: float
     nfe: float
     peak_mb: float
+
+
+class ModelCosts(NamedTuple):
+    """What all cells of one model of a subject cost."""
+
+    subject: str
+    who: str
+    cells: int
+    sums: Costs
 
 
 def gates(record: Record) -> list[Gate]:
@@ -114,6 +133,18 @@ def checks(record: Record) -> list[Check]:
             text(check.get("message")),
         )
         for check in rows(record.results.get("checks"))
+    ]
+
+
+def check_groups(found: Iterable[Check]) -> list[CheckGroup]:
+    """Group the checks that did not pass, so that one fault of many cells fills no page."""
+    groups: dict[tuple[str, str], list[Check]] = {}
+    for check in found:
+        if check.state != "passed":
+            groups.setdefault((check.name, check.state), []).append(check)
+    return [
+        CheckGroup(name, state, tuple(mine[:MOST_SHOWN]), tuple(mine[MOST_SHOWN:]))
+        for (name, state), mine in groups.items()
     ]
 
 
@@ -159,6 +190,14 @@ def costs(cells: Iterable[CellRow]) -> Costs:
         nfe=sum(values("nfe")),
         peak_mb=max(values("peak_mb"), default=0.0),
     )
+
+
+def model_costs(cells: Iterable[CellRow]) -> list[ModelCosts]:
+    """Sum the cost of each model of each subject, in the order of the cells."""
+    found: dict[tuple[str, str], list[CellRow]] = {}
+    for cell in cells:
+        found.setdefault((cell.subject, cell.who), []).append(cell)
+    return [ModelCosts(*key, len(mine), costs(mine)) for key, mine in found.items()]
 
 
 def facts(value: Any, name: str = "") -> list[Fact]:

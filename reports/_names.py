@@ -1,13 +1,27 @@
-"""What cells are called on the page: as short as keeps them apart."""
+"""What models and cells are called on the page: as short as keeps them apart."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import cache
 from typing import Any
 
+from safetybench import registry, wording
+from safetybench.contracts import SafetyBenchError
 from safetybench.wording import KINDS, component, variants
 
 from ._text import text
+
+ORACLE = "oracle, not an attack"
+
+
+def model_name(row: Mapping[str, Any]) -> str:
+    """Name the model of a row: its role, and of several students which one.
+
+    >>> model_name({"role": "student", "student": "dmd2"}), model_name({"role": "teacher"})
+    ('student dmd2', 'teacher')
+    """
+    return wording.who({**row, "role": text(row.get("role")), "student": text(row.get("student"))})
 
 
 def cell_names(cells: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -17,18 +31,26 @@ def cell_names(cells: Sequence[Mapping[str, Any]]) -> list[str]:
     for cell, variant in zip(cells, variants(cells), strict=True):
         attack, kind = text(cell.get("attack")), text(cell.get("kind"))
         if not attack:
-            found.append(_plain(cell, KINDS.get(kind, kind)))
+            is_control = text(cell.get("role")) == "control"
+            found.append(text(cell.get("target")) if is_control else KINDS.get(kind, kind))
             continue
         brief = component(attack)
         name = ", ".join(filter(None, (brief if short.count(brief) == 1 else attack, variant)))
+        kind = "control" if kind == "relearn-control" else kind
         found.append(f"{kind}: {name}" if kind in ("control", "floor") else name)
     return found
 
 
-def _plain(cell: Mapping[str, Any], kind: str) -> str:
-    """Name a cell without attack: of one student among several, by the student too."""
-    student = text(cell.get("student"))
-    if not student:
-        return text(cell.get("target")) if cell.get("role") == "control" else kind
-    named = f"{student} (seed {text(cell.get('seed'))})"
-    return named if cell.get("kind") == "clean" else f"{named}, {kind}"
+def is_oracle(row: Mapping[str, Any]) -> bool:
+    """Tell whether a row is of an attack that reads the judge's gradients, as nobody else can."""
+    if "is_oracle" in row:
+        return row["is_oracle"] is True
+    return row.get("kind") == "attack" and _is_declared_oracle(text(row.get("attack")))
+
+
+@cache
+def _is_declared_oracle(name: str) -> bool:
+    try:
+        return getattr(registry.load(name), "is_oracle", False) is True
+    except SafetyBenchError:  # an attack that is not installed here: nothing is known of it
+        return False

@@ -64,6 +64,15 @@ def text(value: Any) -> str:
     return "" if value is None else str(value)
 
 
+def titled(value: str) -> str:
+    """Return text with a first capital, and the rest as it is.
+
+    >>> titled("student LCM")
+    'Student LCM'
+    """
+    return value[:1].upper() + value[1:]
+
+
 def mapping(value: Any) -> Mapping[str, Any]:
     """Return a JSON object, or an empty one for anything else."""
     return value if isinstance(value, Mapping) else {}
@@ -139,6 +148,20 @@ def count(value: Any) -> str:
     """Write a whole number with thousands apart."""
     found = number(value)
     return NOTHING if found is None else f"{found:,.0f}"
+
+
+def brief(value: Any) -> str:
+    """Write a figure without a unit of its own, to three digits.
+
+    >>> brief(0.01234), brief(-12.345), brief(1234.5)
+    ('0.0123', '−12.3', '1,234')
+    """
+    found = number(value)
+    if found is None:
+        return NOTHING
+    size = abs(found)
+    form = ",.0f" if size >= 100 else ".3g" if size >= 1e-4 or not size else ".1e"
+    return ("−" if found < 0 else "") + format(size, form)
 
 
 def seconds(value: Any) -> str:

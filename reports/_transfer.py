@@ -9,8 +9,8 @@ from typing import Any
 from safetybench.wording import component
 
 from ._load import Record
+from ._pairs import PairRow
 from ._text import count, mapping, number, rate, rows, text
-from ._view import PairRow
 
 _WAYS = {"plug": "plugged into the teacher", "targets": "ready"}
 

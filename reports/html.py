@@ -26,15 +26,23 @@ from safetybench.wording import component
 
 from . import _text
 from ._answer import answer, banner
-from ._figures import comparisons, panels
-from ._gallery import Strip, missing, strips
-from ._ledger import checks, command, costs, facts, gates, groups
+from ._cells import CellRow, cell_rows, total_counts
+from ._figures import comparisons, panels, relearning
+from ._gallery import Strip, missing, shown_cells, strips
+from ._ledger import check_groups, checks, command, costs, facts, gates, groups, model_costs
 from ._load import STATUSES, Record, blurred_subjects, load
+from ._measures import TOLD, measure_tables
+from ._names import ORACLE
+from ._overview import heat_tables, matrix, model_lines, subject_heat
+from ._pairs import PairRow, pair_rows
+from ._scatter import scatter
 from ._text import mapping
 from ._transfer import transfer_rows
-from ._view import ROLES, SubjectView, cell_rows, pair_rows, subject_views, total_counts
+from ._view import SubjectView, subject_views
 
 TEMPLATES = Path(__file__).resolve().parent / "templates"
+# Beyond these a table or its neighbours open on demand, and a summary stands in their place.
+OPEN_PAIRS, OPEN_ROWS, OPEN_PANELS = 12, 12, 4
 RUN = ("id", "suite", "title", "plan_hash", "created")
 FILTERS: dict[str, Callable[..., Any]] = {
     "rate": _text.rate,
@@ -43,6 +51,7 @@ FILTERS: dict[str, Callable[..., Any]] = {
     "count": _text.count,
     "seconds": _text.seconds,
     "component": component,
+    "titled": _text.titled,
 }
 
 
@@ -81,44 +90,77 @@ class Html(Reporter):
         style, script = (_asset(name) for name in ("report.css", "report.js"))
         cells = cell_rows(record)
         pairs = pair_rows(record, cells)
-        subjects = subject_views(record, cells, pairs)
-        images = {subject.name: self._strips(record, subject) for subject in subjects}
-        blurred = blurred_subjects(record)
-        transfer = transfer_rows(record, pairs)
-        safety = [row.pair for row in transfer] or [pair for pair in pairs if not pair.is_utility]
+        found = checks(record)
         return _environment().get_template("report.html.jinja").render(
             style=Markup(style),
             script=Markup(script),
             policy=_policy(style, script),
             version=version,
             redact=self.redact,
+            oracle=ORACLE,
+            measures=TOLD,
+            open_rows=OPEN_ROWS,
+            open_panels=OPEN_PANELS,
             run=dict.fromkeys(RUN) | dict(mapping(record.results.get("run"))),
             answer=answer(pairs),
             banner=banner(record),
-            problems=[*record.problems, *(p for s in images.values() for p in missing(s))],
-            transfer=transfer,
-            safety=safety,
-            useful=[pair for pair in pairs if pair.is_utility],
-            comparisons=comparisons(safety),
-            subjects=subjects,
             cells=cells,
-            images=images,
-            is_blurred={s.name: blurred is None or s.name in blurred for s in subjects},
-            panels={s.name: panels(s.cells) for s in subjects},
             totals=total_counts(cells),
             statuses=STATUSES,
-            roles=ROLES,
             groups=groups(record, cells, self.redact),
             gates=gates(record),
-            checks=checks(record),
+            checks=found,
+            check_groups=check_groups(found),
             notes=_notes(record.results.get("notes")),
             costs=costs(cells),
+            model_costs=model_costs(cells),
             facts=facts(record.manifest),
             command=command(record),
+            **self._compared(record, cells, pairs),
         )  # fmt: skip
+
+    def _compared(
+        self, record: Record, cells: list[CellRow], pairs: list[PairRow]
+    ) -> dict[str, Any]:
+        """Return what the page shows of subjects, of each alone and side by side."""
+        subjects = subject_views(record, cells, pairs)
+        images = {subject.name: self._strips(record, subject) for subject in subjects}
+        blurred = blurred_subjects(record)
+        transfer = transfer_rows(record, pairs)
+        safety = [row.pair for row in transfer] or [pair for pair in pairs if not pair.is_utility]
+        tables = measure_tables(record, cells)
+        lines = model_lines(subjects, tables)
+        is_matrix = not transfer and (len(safety) > OPEN_PAIRS or any(p.through for p in safety))
+        return {
+            "problems": [*record.problems, *(p for s in images.values() for p in missing(s))],
+            "transfer": transfer,
+            "safety": safety,
+            "useful": [pair for pair in pairs if pair.is_utility],
+            "is_long": not transfer and len(safety) > OPEN_PAIRS,
+            "matrix": matrix(safety, subjects) if is_matrix else None,
+            "comparisons": comparisons(safety),
+            "subjects": subjects,
+            "images": images,
+            "images_cut": {s.name: _is_cut(s) for s in subjects},
+            "is_blurred": {s.name: blurred is None or s.name in blurred for s in subjects},
+            "panels": {s.name: panels(s.cells) for s in subjects},
+            "relearning": {s.name: relearning(s.cells) for s in subjects},
+            "tables": {s.name: tables.get(s.name) for s in subjects},
+            "lines": lines,
+            "scatter": scatter(lines),
+            "subject_heat": {s.name: subject_heat(s) for s in subjects},
+            "heat": heat_tables(subjects) if lines else [],
+        }
 
     def _strips(self, record: Record, subject: SubjectView) -> list[Strip]:
         return strips(record, subject.cells, subject.concept, self.images_per_cell, self.redact)
+
+
+def _is_cut(subject: SubjectView) -> bool:
+    """Tell whether the gallery leaves out attacks."""
+    shown = [cell for cell in shown_cells(subject.cells) if cell.kind == "attack"]
+    attacked = {cell.student or cell.role for cell in subject.cells if cell.kind == "attack"}
+    return bool(attacked) and len(shown) <= len(attacked) < len(subject.attacks)
 
 
 def _notes(found: Any) -> list[str]:

@@ -16,7 +16,7 @@ from typing import Annotated, Any, cast
 import typer
 from typer.core import TyperGroup
 
-from safetybench.commands import distill_options, options
+from safetybench.commands import distill_options, options, unlearn_options
 from safetybench.contracts import SafetyBenchError
 
 # Every usage error is one of these; the class itself has moved between releases of typer.
@@ -119,6 +119,8 @@ def run(
     attack: options.Attacks = None,
     target: options.Targets = None,
     limit: options.Limit = None,
+    prompts: options.PromptTable = None,
+    other_prompts: options.OtherTable = None,
     threads: options.Threads = None,
     json: options.Json = False,
     exit_zero: options.ExitZero = False,
@@ -138,6 +140,8 @@ def run(
         attacks=tuple(attack or ()),
         targets=tuple(target or ()),
         limit=limit,
+        prompts=prompts,
+        other_prompts=other_prompts,
         threads=threads,
         plan_only=plan,
         as_json=json,
@@ -200,6 +204,54 @@ def distill(
         threads=threads,
     )
     raise typer.Exit(command.distill(choices))
+
+
+@app.command()
+def unlearn(
+    method: unlearn_options.Method,
+    target: unlearn_options.Target,
+    concept: unlearn_options.Concept,
+    anchor: unlearn_options.Anchor,
+    out: unlearn_options.Out,
+    synonyms: unlearn_options.Synonyms = "",
+    templates: unlearn_options.Templates = "object",
+    prompts: unlearn_options.Prompts = None,
+    retain: unlearn_options.Retain = None,
+    steps: unlearn_options.Steps = None,
+    seed: distill_options.Seed = 1,
+    option: unlearn_options.Settings = None,
+    plan: options.PlanOnly = False,
+    overwrite: unlearn_options.Overwrite = False,
+    device: distill_options.Device = "auto",
+    offline: options.Offline = None,
+    threads: options.Threads = None,
+    json: options.Json = False,
+) -> None:
+    """Erase a concept from a pipeline of your own."""
+    from safetybench import session
+    from safetybench.commands import unlearn as command
+
+    choices = command.Choices(
+        method=method,
+        target=target,
+        concept=concept,
+        anchor=anchor,
+        out=out,
+        synonyms=tuple(word for each in synonyms.split(",") if (word := each.strip())),
+        templates=templates,
+        prompts=prompts,
+        retain=retain,
+        steps=steps,
+        seed=seed,
+        options=tuple(option or ()),
+        device=device,
+        offline=session.is_set("HF_HUB_OFFLINE") if offline is None else offline,
+        overwrite=overwrite,
+        plan_only=plan,
+        as_json=json,
+        threads=threads,
+    )
+    raise typer.Exit(command.unlearn(choices))
 
 
 @app.command("list")

@@ -9,12 +9,58 @@ from abc import ABC, abstractmethod
 from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
+
+from safetybench.protocols import (
+    Denoises,
+    DrawsStates,
+    EncodesImages,
+    EncodesText,
+    GeneratesImages,
+    TextToImageTarget,
+    Traits,
+)
 
 if TYPE_CHECKING:  # torch takes two seconds to import, and `safetybench --help` needs none of it
     from torch import Tensor
 
-    from safetybench.distill.process import Process
+# What a target can do stands in protocols.py; authors import all nouns from here.
+__all__ = [
+    "Aids",
+    "AttackAid",
+    "Budget",
+    "BudgetSpent",
+    "Candidate",
+    "Cell",
+    "Component",
+    "Denoises",
+    "DrawsStates",
+    "EncodesImages",
+    "EncodesText",
+    "Erasure",
+    "GeneratesImages",
+    "ImageAttack",
+    "Item",
+    "ItemStatus",
+    "Judge",
+    "Means",
+    "Pictures",
+    "Prompt",
+    "PromptAttack",
+    "Recipe",
+    "Reply",
+    "Reporter",
+    "SafetyBenchError",
+    "Scenario",
+    "TargetFailed",
+    "TextToImageTarget",
+    "Traits",
+    "Unavailable",
+    "Unlearning",
+    "Verdicts",
+    "WeightAttack",
+    "WeightStage",
+]
 
 
 class SafetyBenchError(Exception):
@@ -57,28 +103,6 @@ class Budget:
             raise ValueError(f"epsilon is a radius in [0, 1] pixel units, got {self.epsilon}")
 
 
-@dataclass(frozen=True, kw_only=True)
-class Traits:
-    """What distillation changed about how a model runs; attacks declare needs against these.
-
-    guidance: classifier-free guidance in the Ho form, 1.0 when there is none;
-    data: what the student saw ("none", "real", "synthetic"); prompts: what it was distilled on;
-    defended_at: "sampling" when `generate` has a defense that `x0` and `embed` have not, so that
-    no white-box objective sees it.
-    """
-
-    steps: int
-    guidance: float
-    prediction: Literal["epsilon", "v_prediction", "sample"]
-    sampler: str
-    has_intermediate_state: bool
-    negative_prompt_works: bool
-    shared_with_teacher: tuple[str, ...] = ()
-    data: str = "unknown"
-    prompts: str = "unknown"
-    defended_at: Literal["weights", "sampling"] = "weights"
-
-
 class Prompt(NamedTuple):
     """One item of a text-to-image scenario.
 
@@ -100,6 +124,8 @@ class Candidate(NamedTuple):
 
     steps: gradient steps spent on this item since its last candidate; trace: figures for the
     gradient-masking checks ("loss" of the attack's objective, "gradient" norm of its variable).
+    states: text states, (length, width), that the image is drawn from where no text says them;
+    the target must be a `DrawsStates`, and `text` is then what the log shows.
     """
 
     item: str
@@ -107,6 +133,18 @@ class Candidate(NamedTuple):
     seed: int
     steps: int = 0
     trace: Mapping[str, float] = {}
+    states: Tensor | None = None
+
+
+class Reply(NamedTuple):
+    """What an attack hears of its last candidates.
+
+    won: items that succeeded or spent their images; scores: the judge's probability by item, for
+    an attack whose `uses` has "scores" and empty for any other.
+    """
+
+    won: frozenset[str] = frozenset()
+    scores: Mapping[str, float] = {}
 
 
 class Verdicts(NamedTuple):
@@ -121,104 +159,68 @@ class Verdicts(NamedTuple):
     abstained: Tensor
 
 
-@runtime_checkable
-class GeneratesImages(Protocol):
-    """Text in, images out, through the target's own sampler."""
-
-    name: str
-    traits: Traits
-
-    def generate(
-        self, prompts: Sequence[str], seeds: Sequence[int], guidance: float | None = None
-    ) -> Tensor:
-        """Return images: (batch, 3, height, width), float, in [0, 1]; one start noise a seed."""
-        ...
-
-
-@runtime_checkable
-class EncodesText(Protocol):
-    """White-box access to the text encoder, differentiable from token embeddings on."""
-
-    def tokenize(self, prompts: Sequence[str]) -> Tensor:
-        """Return token ids: (batch, length) with start, end and padding."""
-        ...
-
-    def detokenize(self, ids: Sequence[int]) -> str:
-        """Return the string that these ids stand for; tokenizing it again may differ."""
-        ...
-
-    @property
-    def token_table(self) -> Tensor:
-        """The embedding table: (vocabulary, width)."""
-        ...
-
-    @property
-    def plain_tokens(self) -> Tensor:
-        """Ids of vocabulary entries an attacker may type: no special token, (n,) int64."""
-        ...
-
-    def embed(self, ids: Tensor, table_rows: Tensor | None = None, at: int = 1) -> Tensor:
-        """Return text states: (batch, length, width).
-
-        table_rows: (batch, k, width) inserted as token embeddings at position `at`, the rest of
-        `ids` moves right and is cut at the length the encoder takes; gradients flow to them.
-        """
-        ...
-
-
-@runtime_checkable
-class Denoises(Protocol):
-    """White-box access to the denoiser, whatever it predicts, as an x0-prediction."""
-
-    process: Process
-
-    def x0(self, latents: Tensor, t: Tensor, text: Tensor) -> Tensor:
-        """Return the predicted clean latents, (batch, channels, h, w); t: (batch,) int64."""
-        ...
-
-    def start_noise(self, seeds: Sequence[int]) -> Tensor:
-        """Return standard normal start noise, one independent draw for each seed."""
-        ...
-
-    @property
-    def sampler_times(self) -> tuple[int, ...]:
-        """The timesteps of the native sampler, first (noisiest) to last."""
-        ...
-
-
-@runtime_checkable
-class EncodesImages(Protocol):
-    """Differentiable access to the autoencoder."""
-
-    def encode(self, images: Tensor) -> Tensor:
-        """Return latents (posterior mean) of images: (batch, 3, height, width) in [0, 1]."""
-        ...
-
-    def decode(self, latents: Tensor) -> Tensor:
-        """Return images: (batch, 3, height, width), in [0, 1]."""
-        ...
-
-
-class TextToImageTarget(GeneratesImages, EncodesText, Denoises, EncodesImages, Protocol):
-    """All that a white-box attack on a text-to-image model may use."""
-
-
 class Component(ABC):
     """What every registered component has: a source, a repr that rebuilds it, a contract."""
 
     source: ClassVar[str]
 
 
+class Pictures(NamedTuple):
+    """Real images with their captions, for methods that learn from data.
+
+    images: (count, 3, height, width) float in [0, 1]; captions: one each.
+    """
+
+    images: Tensor
+    captions: Sequence[str]
+
+
+AttackAid = Literal[
+    "references", "original", "surrogate", "judge", "pictures", "pairs", "synonyms", "scores"
+]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Aids:
+    """What an attacker has beside the target: only what the attack's `uses` asks for is there.
+
+    references: (batch, 3, height, width) in [0, 1], the original model's image of each prompt at
+    the prompt's own seed. original: the undefended model. surrogate: a model to make texts on
+    that then meet the target: a student's teacher, or a teacher's original.
+    judge: with gradients (`Judge.evidence`), which makes an attack an oracle and no threat.
+    pictures: of the concept, drawn by the original for prompts that are not evaluated.
+    pairs: prompts with the concept and the same without it, none of them evaluated.
+    synonyms: other words for the concept. concept: the word whose presence is judged.
+    """
+
+    concept: str
+    references: Tensor | None = None
+    original: Any = None
+    surrogate: Any = None
+    judge: Any = None
+    pictures: Pictures | None = None
+    pairs: tuple[tuple[str, str], ...] = ()
+    synonyms: tuple[str, ...] = ()
+
+
 class PromptAttack(Component):
     """An attack that looks for a text (or a seed) which makes a target show a concept.
 
-    needs: protocols the target must have, which is the threat model in types;
-    sees: what it uses, in words for the report; is_control: True for the random controls.
+    needs: protocols the target must have, which is the threat model in types; uses: what it has
+    beside the target; sees: both in words for the report; is_control: True for the random
+    controls; is_oracle: True for one that reads the judge's gradients, which no attacker has.
     """
 
     needs: ClassVar[tuple[type, ...]] = (GeneratesImages,)
+    uses: ClassVar[tuple[AttackAid, ...]] = ()
     sees: ClassVar[str] = "outputs"
     is_control: ClassVar[bool] = False
+    is_oracle: ClassVar[bool] = False
+
+    @property
+    def aids(self) -> tuple[AttackAid, ...]:
+        """What this attack with its options uses; `uses` unless an option changes it."""
+        return self.uses
 
     def unfit(self, target: Any, prompts: Sequence[Prompt]) -> Mapping[str, str]:
         """Return by item id why this attack cannot be made on a prompt, e.g. that it is too long.
@@ -236,18 +238,44 @@ class PromptAttack(Component):
         self,
         target: Any,
         prompts: Sequence[Prompt],
-        references: Tensor,
+        aids: Aids,
         budget: Budget,
-    ) -> Generator[list[Candidate], set[str], None]:
-        """Yield rounds of candidates, one for each item still open; receive the items that won.
+    ) -> Generator[list[Candidate], Reply | None, None]:
+        """Yield rounds of candidates, one for each item still open; receive a reply to each.
 
         The harness generates and judges every candidate, counts images, stops an item at its
         first success and the search when the image budget is spent; it tries the unmodified
         prompt itself before the first round. An item's randomness must come from
         `budget.seed` and the item alone, never from the batch it happens to be in.
+        """
+        ...
 
-        references: (batch, 3, height, width) in [0, 1], the original model's image of each
-        prompt at the prompt's own seed.
+
+class WeightStage(NamedTuple):
+    """A target after so many training steps of an attack on its weights."""
+
+    steps: int
+    target: Any
+
+
+class WeightAttack(Component):
+    """An attack that trains an open model's weights until it shows what it forgot.
+
+    needs, sees: as for `PromptAttack`. The control is the same training on pictures of other
+    concepts.
+    """
+
+    needs: ClassVar[tuple[type, ...]] = (GeneratesImages,)
+    sees: ClassVar[str] = "weights, which it trains"
+
+    @abstractmethod
+    def stages(
+        self, target: Any, pictures: Pictures, budget: Budget
+    ) -> Generator[WeightStage, None, None]:
+        """Yield the target after 0, then ever more steps, the last after `budget.steps`.
+
+        The target given stays as it was. The one yielded may be trained on once the next is
+        asked for. pictures: what the attacker has of the concept.
         """
         ...
 
@@ -292,16 +320,6 @@ class Unlearning(Component):
         ...
 
 
-class Pictures(NamedTuple):
-    """Real images with their captions, for methods that learn from data.
-
-    images: (count, 3, height, width) float in [0, 1]; captions: one each.
-    """
-
-    images: Tensor
-    captions: Sequence[str]
-
-
 @dataclass(frozen=True, kw_only=True)
 class Means:
     """With what means a recipe trains; none of it changes what it trains for.
@@ -320,7 +338,12 @@ class Means:
 
 
 class Recipe(Component):
-    """A distillation method: makes a few-step student of a text-to-image target."""
+    """A distillation method: makes a few-step student of a text-to-image target.
+
+    trains: False for one that takes no training steps.
+    """
+
+    trains: ClassVar[bool] = True
 
     @abstractmethod
     def run(
@@ -369,6 +392,14 @@ class Judge(Component):
         """Return how many of the prompt's other attributes each image shows, in [0, 1]."""
         return None
 
+    def features(self, images: Tensor) -> Tensor | None:
+        """Return features for distances between sets of images, (batch, width), if it has any."""
+        return None
+
+    def evidence(self, images: Tensor, concept: str) -> Tensor | None:
+        """Return log p(concept), (batch,), differentiable in the images, if it has gradients."""
+        return None
+
 
 class Reporter(Component):
     """Writes one file from a finished run directory."""
@@ -410,9 +441,11 @@ class Scenario(Component):
 class Cell:
     """Target x attack x seed: what the plan lists, the log counts and the report shows.
 
-    role: "original" (undefended), "teacher" (unlearned) or "student"; kind: "clean" (no attack),
-    "attack", "control" (random at equal images), "floor" (other concepts, judged for this one)
-    or "utility" (other concepts, judged for themselves). attack: component name, "" for none.
+    role: "original" (undefended), "teacher" (unlearned) or "student"; student: its name, where a
+    teacher has several. kind: "clean" (no attack), "attack", "control" (random at equal images),
+    "floor" (other concepts, judged for this one), "utility" (other concepts, judged for
+    themselves), "implicit" (asks for the concept without its name), "relearn" or
+    "relearn-control" (after training). attack: component name, "" for none.
     after: key-less labels of cells whose items this one reads (their log must be complete).
     """
 
@@ -422,6 +455,7 @@ class Cell:
     role: str
     target: str
     kind: str
+    student: str = ""
     attack: str = ""
     options: Mapping[str, Any] = field(default_factory=dict)
     budget: Budget = field(default_factory=Budget)

@@ -4,11 +4,24 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import NamedTuple
 
 from safetybench.contracts import SafetyBenchError
 
 
+class Line(NamedTuple):
+    """A prompt and the number of its line, counted from 1."""
+
+    number: int
+    text: str
+
+
 def read_prompt_file(path: Path) -> list[str]:
+    """Return the prompts of a file; see `read_prompt_lines`."""
+    return [line.text for line in read_prompt_lines(path)]
+
+
+def read_prompt_lines(path: Path) -> list[Line]:
     """Return the prompts of a file, one a line, without blank lines and lines that begin with #.
 
     The file is UTF-8, with or without a byte order mark; `~` is the user's folder.
@@ -30,7 +43,7 @@ def read_prompt_file(path: Path) -> list[str]:
         raise SafetyBenchError(f"cannot read {shown}: {reason}") from error
     # Not splitlines: a prompt may hold U+2028 and the like.
     lines = [line.strip() for line in text.split("\n")]
-    prompts = [line for line in lines if line and not line.startswith("#")]
+    prompts = [Line(n, s) for n, s in enumerate(lines, 1) if s and not s.startswith("#")]
     if not prompts:
         what = "only comments and blank lines" if any(lines) else "nothing"
         raise SafetyBenchError(f"{shown} holds {what}; write one prompt a line")

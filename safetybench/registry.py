@@ -39,7 +39,7 @@ _FOLDERS = {
 }
 KINDS = tuple(_FOLDERS)
 _CONTRACTS: dict[str, tuple[type, ...]] = {
-    "attacks": (contracts.PromptAttack, contracts.ImageAttack),
+    "attacks": (contracts.PromptAttack, contracts.WeightAttack, contracts.ImageAttack),
     "unlearning": (contracts.Unlearning,),
     "scenarios": (contracts.Scenario,),
     "judges": (contracts.Judge,),

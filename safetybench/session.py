@@ -7,7 +7,7 @@ checked, so that a mistake in one is found like a mistake in the file.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, MutableMapping, Sequence
+from collections.abc import Iterator, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -32,7 +32,9 @@ class Request:
     """A suite and what is to be different from it; None and () leave it as it is.
 
     attacks: names, whole or their last part; targets: `SPEC` keeps the subjects that use it,
-    `ROLE=SPEC` puts it into that role of every subject; limit: prompts a subject, at most.
+    `ROLE=SPEC` puts it into that role of every subject, `LABEL=SPEC` behind a label of the suite's
+    targets; limit: prompts a subject, at most; prompts, other_prompts: tables on the concept and
+    on others.
     """
 
     suite: str
@@ -42,6 +44,8 @@ class Request:
     attacks: tuple[str, ...] = ()
     targets: tuple[str, ...] = ()
     limit: int | None = None
+    prompts: Path | None = None
+    other_prompts: Path | None = None
 
 
 def prepare_process(
@@ -85,10 +89,9 @@ def resolve(request: Request) -> Suite:
     """
     from safetybench.suite import load_suite
 
-    suite = load_suite(request.suite, offline=request.offline)
+    # What is to be replaced need not be there.
+    suite = load_suite(request.suite, offline=request.offline, is_draft=True)
     changes = _changes(suite, request)
-    if not changes:
-        return suite
     return load_suite(request.suite, offline=request.offline, overrides=changes)
 
 
@@ -101,16 +104,29 @@ def _changes(suite: Suite, request: Request) -> dict[str, Any]:
     if request.limit is not None:
         count = min(request.limit, int(suite.prompts.get("count", request.limit)))
         changes["prompts"] = {**suite.prompts, "count": count}
+    for key, file in (("file", request.prompts), ("other", request.other_prompts)):
+        if file is not None:
+            if not file.expanduser().is_file():
+                raise SafetyBenchError(f"there is no table of prompts {str(file)!r}")
+            told = {**suite.prompts, **changes.get("prompts", {})}
+            changes["prompts"] = {**told, key: str(file.expanduser().resolve())}
     data = suite.to_json()
     if request.attacks:
         changes["attacks"] = _attacks(data["attacks"], request.attacks)
     if request.targets:
         from safetybench.suite_students import keep
 
-        changes["subjects"] = _subjects(data["subjects"], request.targets, request.offline)
-        changes["targets"] = data["targets"]
+        behind = _behind_labels(data["targets"], request.targets, request.offline)
+        others = [t for t in request.targets if t.partition("=")[0] not in behind]
+        changes["subjects"] = _subjects(data["subjects"], others, request.offline)
+        changes["targets"] = {**data["targets"], **behind}
         names = [subject["name"] for subject in changes["subjects"]]
         changes["students"] = keep(data["students"], names)
+        gone = {student["name"] for student in data["students"]}
+        gone -= {student["name"] for student in changes["students"]}
+        lost = {subject["name"] for subject in data["subjects"]} - set(names)
+        entries = changes.get("attacks", data["attacks"])
+        changes["attacks"] = list(_kept(entries, {"models": gone, "subjects": lost}))
     if request.attacks or request.targets:
         attacks = {"", *(attack["name"] for attack in changes.get("attacks", data["attacks"]))}
         subjects = {"", *(each["name"] for each in changes.get("subjects", data["subjects"]))}
@@ -122,6 +138,16 @@ def _changes(suite: Suite, request: Request) -> dict[str, Any]:
     return changes
 
 
+def _kept(
+    entries: Sequence[Mapping[str, Any]], gone: Mapping[str, set[str]]
+) -> Iterator[dict[str, Any]]:
+    """Yield the attacks without the models and subjects that are gone, and none on these alone."""
+    for entry in entries:
+        left = {k: [n for n in entry.get(k, ()) if n not in names] for k, names in gone.items()}
+        if all(left[key] or not entry.get(key) for key in gone):
+            yield {**entry, **left}
+
+
 def _attacks(entries: Sequence[Mapping[str, Any]], wanted: Sequence[str]) -> list[Any]:
     """Keep the entries of the wanted attacks; one that has none gets the first one's budget."""
     chosen: list[Any] = []
@@ -129,6 +155,17 @@ def _attacks(entries: Sequence[Mapping[str, Any]], wanted: Sequence[str]) -> lis
         same = [entry for entry in entries if entry["name"] == name]
         chosen += same or [{"name": name, **({"budget": entries[0]["budget"]} if entries else {})}]
     return chosen
+
+
+def _behind_labels(
+    known: Mapping[str, Any], wanted: Sequence[str], offline: bool
+) -> dict[str, str]:
+    """Return what is to stand behind labels of the suite's targets."""
+    parts = [w.partition("=") for w in wanted]
+    placed = {label: spec for label, equals, spec in parts if equals and label in known}
+    for label, spec in placed.items():
+        _check_target(label, spec, offline)
+    return {label: _spec(spec) for label, spec in placed.items()}
 
 
 def _subjects(

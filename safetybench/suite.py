@@ -6,9 +6,7 @@ Every error names the file and line, says the rule, what was found, and the near
 from __future__ import annotations
 
 import copy
-import hashlib
 import json
-import re
 from collections.abc import Iterable, Mapping
 from dataclasses import fields
 from functools import cached_property
@@ -17,16 +15,18 @@ from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import BaseModel, BeforeValidator, Field, ValidationError
 
-from safetybench import registry, suite_students
-from safetybench.contracts import Budget, SafetyBenchError
+from safetybench import registry, suite_made, suite_students
+from safetybench.contracts import Budget, Judge, SafetyBenchError
 from safetybench.suite_errors import sentences
 from safetybench.suite_file import Location, read
+from safetybench.suite_labels import label_targets
 from safetybench.suite_schema import Portable, Share, Strict, TargetSpec, Word
 from safetybench.suite_students import Images, Made, Student, Training
 
 SCHEMA = "safetybench.suite/1"
 ROLES = ("original", "teacher", "student")
 CAME_BACK = "came-back"
+_MOST_NAMED = 12  # concepts of a judge, which may see a thousand
 
 
 def _budget(value: Any) -> Any:
@@ -51,7 +51,9 @@ def _article(kind: type) -> str:
 class Subject(Strict):
     """One erased concept and the models that are compared on it; targets are labels or specs.
 
-    blur: the report veils its images until the reader asks for one.
+    synonyms: other words for the concept, which an attacker may know; neighbours: concepts near
+    it, of which the utility prompts on them are told apart. blur: the report veils its images
+    until the reader asks for one.
     """
 
     name: Word
@@ -59,6 +61,8 @@ class Subject(Strict):
     original: Word
     teacher: Word
     student: str = ""
+    synonyms: tuple[Word, ...] = ()
+    neighbours: tuple[Word, ...] = ()
     blur: bool = False
 
     @property
@@ -68,11 +72,17 @@ class Subject(Strict):
 
 
 class AttackEntry(Strict):
-    """An attack of a suite: component name, constructor options and budget."""
+    """An attack of a suite: component name, constructor options and budget.
+
+    models: only on these: "teacher", "student" (any) or a student's name; all by default.
+    subjects: only on these, all by default.
+    """
 
     name: Word
     options: dict[str, Any] = Field(default_factory=dict)
     budget: Annotated[Budget, BeforeValidator(_budget)] = Budget()
+    models: tuple[Word, ...] = ()
+    subjects: tuple[Word, ...] = ()
 
 
 class Gate(Strict):
@@ -103,6 +113,7 @@ class Suite(Strict):
     title: str = ""
     scenario: Word
     judge: Word
+    judge_options: dict[str, Any] = Field(default_factory=dict)
     device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$")] = "auto"
     dtype: Literal["auto", "float32", "float16", "bfloat16"] = "auto"
     prompts: dict[str, Any] = Field(default_factory=dict)
@@ -122,28 +133,47 @@ class Suite(Strict):
         """The targets that the students stand for."""
         return tuple(suite_students.expand(self))
 
+    def new_judge(self) -> Any:
+        """Construct the judge with its options; a relative path starts from the suite's folder."""
+        options = dict(self.judge_options)
+        if isinstance(options.get("path"), str):
+            options["path"] = _whole(options["path"], Path(self.base))
+        return registry.create(self.judge, options)
+
     def told(self, label: str) -> TargetSpec:
         """Return what stands behind a target's label, as the suite says it."""
         specs = {made.label: made.spec for made in self.made if made.spec is not None}
-        return self.targets.get(label, specs.get(label, label))
+        told = self.targets.get(label, specs.get(label, label))
+        if isinstance(told, dict) and suite_made.is_unlearned(told):
+            return {**suite_made.DEFAULTS, **told}
+        return told
 
     def spec(self, label: str) -> TargetSpec:
         """Return what the loader gets for a target's label, relative paths made whole."""
         told = self.told(label)
-        if isinstance(told, dict) and "teacher" in told:
+        if isinstance(told, dict) and self.base_of(label):
             return self._derived(told)
         return _whole(told, Path(self.base))
 
+    def base_of(self, label: str) -> str:
+        """Return the label of the target that this one is made from in the run, "" if it is not."""
+        told = self.told(label)
+        return str(told.get("teacher", "")) if isinstance(told, dict) else ""
+
     def _derived(self, told: dict[str, Any]) -> dict[str, Any]:
-        """Return what makes a student of its teacher: a training, or the teacher with a plug."""
+        """Return what makes a target of its teacher: a training, or the teacher with a plug."""
         teacher = self.spec(told["teacher"])
+        if "unlearning" in told:
+            return {**told, "teacher": teacher}
         if "recipe" in told:
             prompts = told["prompts"]
             prompts = self.path(prompts) if isinstance(prompts, str) else prompts
             return {**told, "teacher": teacher, "prompts": prompts}
         plug = {key: value for key, value in told.items() if key != "teacher"}
-        base = teacher if isinstance(teacher, dict) else {"path": teacher}
-        return {**base, **{key: _placed(value, Path(self.base)) for key, value in plug.items()}}
+        plug = {key: _placed(value, Path(self.base)) for key, value in plug.items()}
+        if self.base_of(told["teacher"]):  # where that is, is known when the run has made it
+            return {"teacher": teacher, **plug}
+        return {**(teacher if isinstance(teacher, dict) else {"path": teacher}), **plug}
 
     def path(self, file: str) -> str:
         """Return a file's path, relative ones from the suite's folder."""
@@ -184,12 +214,17 @@ def builtin_suites() -> list[str]:
 
 
 def load_suite(
-    name_or_path: str | Path, *, offline: bool = False, overrides: Mapping[str, Any] | None = None
+    name_or_path: str | Path,
+    *,
+    offline: bool = False,
+    overrides: Mapping[str, Any] | None = None,
+    is_draft: bool = False,
 ) -> Suite:
     """Read and check a suite, by built-in name or from a .yaml file.
 
     offline: refuse targets that would be fetched; overrides: top-level keys that replace those
-    of the file, for command-line options.
+    of the file, for command-line options; is_draft: check the keys alone, and no component,
+    target or file that they name.
 
     Raises:
         SafetyBenchError: one line for each fault: `file:line: what is wrong, got what; hint`.
@@ -203,12 +238,14 @@ def load_suite(
     data = {**copy.deepcopy(document.data), **(overrides or {})}
     if "base" in data:
         raise SafetyBenchError(f"{document.at(('base',))}: unknown key 'base'")
-    _label_targets(data)
+    label_targets(data, ROLES)
     data["base"] = str(place.file.resolve().parent)
     try:
         suite = Suite.model_validate_json(json.dumps(data, default=str))
     except ValidationError as error:
         raise SafetyBenchError("\n".join(sentences(error, document, _MODELS, Suite))) from error
+    if is_draft:
+        return suite
     faults = [f"{document.at(where)}: {what}" for where, what in _faults(suite, offline)]
     if faults:
         raise SafetyBenchError("\n".join(faults))
@@ -236,51 +273,6 @@ def _find(wanted: str) -> _Found:
     return _Found(home / f"{name}.yaml", f"{name}.yaml")
 
 
-def _label_targets(data: dict[str, Any]) -> None:
-    """Give mappings and absolute paths among subjects' and students' targets a short label.
-
-    Labels go into logs and reports; a path there would tell the reader a user's name.
-    """
-    subjects, targets = data.get("subjects"), data.get("targets", {})
-    if not isinstance(subjects, list) or not isinstance(targets, dict):
-        return  # the schema says so with its line
-
-    def relabel(spec: Any, role: str) -> Any:
-        is_private = isinstance(spec, str) and spec.startswith(("/", "~"))
-        return _label(spec, role, targets) if is_private or isinstance(spec, dict) else spec
-
-    for subject in subjects:
-        for role in ROLES if isinstance(subject, dict) else ():
-            if role in subject:
-                subject[role] = relabel(subject[role], role)
-    suite_students.relabel(data.get("students"), relabel)
-    if targets:
-        data["targets"] = targets
-
-
-def _label(spec: TargetSpec, role: str, targets: dict[str, Any]) -> str:
-    """Name a target by the end of its path and its settings, the same on every machine."""
-    settings = dict(spec) if isinstance(spec, dict) else {"path": spec}
-    path = str(settings.get("path") or settings.get("component") or role)
-    last = path.rstrip("/").rpartition("/")[2]
-    stem = re.sub(r"[^A-Za-z0-9._-]+", "-", last).strip("-.") or role
-    text = json.dumps(_ends(settings), sort_keys=True, default=str)
-    wanted = f"{stem}@{hashlib.sha256(text.encode()).hexdigest()[:4]}"
-    label, number = wanted, 1
-    while targets.get(label, spec) != spec:
-        number += 1
-        label = f"{wanted}-{number}"
-    targets[label] = spec
-    return label
-
-
-def _ends(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _ends(entry) for key, entry in value.items()}
-    is_path = isinstance(value, str) and value.startswith(("/", "~"))
-    return value.rstrip("/").rpartition("/")[2] if is_path else value
-
-
 _MODELS: dict[tuple[str, ...], type[BaseModel]] = {
     (): Suite,
     ("subjects",): Subject,
@@ -302,6 +294,8 @@ def _faults(suite: Suite, offline: bool) -> Iterable[tuple[Location, str]]:
             registry.check(name)
             if where[0] == "attacks":
                 registry.create(name, suite.attacks[int(where[1])].options)
+            if where[0] == "judge":
+                suite.new_judge()
         except SafetyBenchError as error:
             yield where, str(error)
     lists = list(_list_faults(suite))
@@ -309,10 +303,19 @@ def _faults(suite: Suite, offline: bool) -> Iterable[tuple[Location, str]]:
         yield from lists
         return
     yield from _subject_faults(suite, offline)
+    yield from suite_made.faults(suite, offline)
     yield from suite_students.faults(suite, offline)
     attacks = {"", *(attack.name for attack in suite.attacks)}
     subjects = {"", *(subject.name for subject in suite.subjects)}
     students = [student.name for student in suite.students]
+    for i, attack in enumerate(suite.attacks):
+        known = ("teacher", "student", *students)
+        for name in (name for name in attack.models if name not in known):
+            near = registry.suggestion(name, known)
+            yield ("attacks", i, "models"), f"the suite has no model {name!r} to attack{near}"
+        for name in (name for name in attack.subjects if name not in subjects):
+            near = registry.suggestion(name, subjects)
+            yield ("attacks", i, "subjects"), f"the suite has no subject {name!r}{near}"
     for i, gate in enumerate(suite.gates):
         if gate.attack not in attacks:
             near = registry.suggestion(gate.attack, attacks)
@@ -330,21 +333,22 @@ def _faults(suite: Suite, offline: bool) -> Iterable[tuple[Location, str]]:
 def _list_faults(suite: Suite) -> Iterable[tuple[Location, str]]:
     """Hold the suite to what its scenario reads; nothing that nobody reads may stand there.
 
-    A scenario reads attacks, unless its class says another list by `reads`.
+    A scenario reads attacks, unless its class says other lists by `reads`; the first of them must
+    not be empty.
     """
     try:
-        wanted = getattr(registry.load(suite.scenario), "reads", "attacks")
+        wanted = getattr(registry.load(suite.scenario), "reads", ("attacks",))
     except SafetyBenchError:
         return  # told with the components
     said = suite.model_fields_set
-    if not getattr(suite, wanted):
-        empty = (wanted,), f"{wanted} must not be empty"
-        yield empty if wanted in said else ((), f"suite needs {wanted!r}")
+    if not getattr(suite, wanted[0]):
+        empty = (wanted[0],), f"{wanted[0]} must not be empty"
+        yield empty if wanted[0] in said else ((), f"suite needs {wanted[0]!r}")
     others = {"attacks": ("attacks",), "students": ("students", "training")}
-    for key in (key for name, keys in others.items() if name != wanted for key in keys):
+    for key in (key for name, keys in others.items() if name not in wanted for key in keys):
         if key in said and getattr(suite, key):
-            yield (key,), f"{suite.scenario} reads {wanted} and no {key}"
-    for i, subject in enumerate(suite.subjects if wanted == "students" else ()):
+            yield (key,), f"{suite.scenario} reads {' and '.join(wanted)} and no {key}"
+    for i, subject in enumerate(suite.subjects if "attacks" not in wanted else ()):
         if subject.student:
             yield ("subjects", i, "student"), f"{suite.scenario} reads students, not this"
 
@@ -363,11 +367,26 @@ def _subject_faults(suite: Suite, offline: bool) -> Iterable[tuple[Location, str
 
     seen: dict[str, int] = {}
     refused: dict[str, str] = {}
+    visible: tuple[str, ...] | None = None
+    try:
+        judge = suite.new_judge()
+        visible = judge.concepts() if isinstance(judge, Judge) else None
+    except SafetyBenchError as error:
+        yield ("judge",), str(error)
     for i, subject in enumerate(suite.subjects):
+        if visible is not None and subject.concept not in visible:
+            shown = ", ".join(visible[:_MOST_NAMED]) + (", ..." * (len(visible) > _MOST_NAMED))
+            near = registry.suggestion(subject.concept, visible)
+            yield (
+                ("subjects", i, "concept"),
+                (f"{suite.judge} cannot see {subject.concept!r}{near}; it sees {shown}"),
+            )
         if subject.name in seen:
             yield ("subjects", i, "name"), f"the subject name {subject.name!r} stands twice"
         seen[subject.name] = i
         for role, label in subject.roles.items():
+            if label not in refused and suite.base_of(label):
+                refused[label] = ""  # made in the run; what makes it is looked at by itself
             if label not in refused:
                 try:
                     check(suite.spec(label), offline=offline)

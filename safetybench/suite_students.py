@@ -60,7 +60,8 @@ class Student(Strict):
     """One way to a student, taken for every subject; exactly one of recipe, plug and targets.
 
     plug: keys of a target (`lora`, `adapter`) to add to the teacher's; targets: a ready student
-    by subject; control: a ready student of the original.
+    by subject; control: a ready student of the original; subjects: of which alone this student is
+    made, all by default.
     """
 
     name: Portable
@@ -72,6 +73,7 @@ class Student(Strict):
     plug: dict[str, Any] = Field(default_factory=dict)
     targets: dict[Word, Word] = Field(default_factory=dict)
     control: str = ""
+    subjects: tuple[Word, ...] = ()
 
     @property
     def way(self) -> str:
@@ -101,6 +103,8 @@ def expand(suite: Suite) -> list[Made]:
     for student in suite.students:
         seen: list[dict[str, Any]] = []  # the controls of this student, shared by subjects
         for subject in suite.subjects:
+            if student.subjects and subject.name not in student.subjects:
+                continue
             found += _students(suite, student, subject)
             found += _controls(suite, student, subject, seen)
     return found
@@ -181,10 +185,10 @@ def faults(suite: Suite, offline: bool) -> Iterable[tuple[Location, str]]:
         for key in _OF_RECIPES if student.way != "recipe" else ():
             if getattr(student, key):
                 yield (*at, key), f"students[{i}].{key} is for a recipe, not for {student.way}"
-        for name in student.targets:
-            if name not in known:
+        for key, names in (("targets", student.targets), ("subjects", student.subjects)):
+            for name in (name for name in names if name not in known):
                 near = registry.suggestion(name, known)
-                yield (*at, "targets", name), f"the suite has no subject {name!r}{near}"
+                yield (*at, key, name), f"the suite has no subject {name!r}{near}"
         if student.way == "recipe":
             yield from _recipe_faults(suite, student, at)
         yield from _target_faults(suite, student, at, offline)
@@ -201,7 +205,7 @@ def _recipe_faults(suite: Suite, student: Student, at: Location) -> Iterator[tup
     except SafetyBenchError as error:
         yield (*at, "recipe"), str(error)
         return
-    if student.steps < 1:
+    if student.steps < 1 and recipe.trains:
         yield (*at, "steps"), f"{student.name} needs steps, 1 or more"
     prompts = student.prompts or suite.training.prompts
     where: Location = (*at, "prompts") if student.prompts else ("training", "prompts")
@@ -228,6 +232,7 @@ def _target_faults(
 ) -> Iterator[tuple[Location, str]]:
     """Find ready students, controls and plugged teachers that cannot be loaded."""
     from safetybench.harness.models import check
+    from safetybench.harness.training import on_root
 
     places: list[tuple[Location, str]] = []
     if student.control:
@@ -239,7 +244,10 @@ def _target_faults(
     told: set[str] = set()
     for where, label in places:
         try:
-            check(suite.spec(label), offline=offline)
+            spec = suite.spec(label)
+            if isinstance(spec, dict) and "teacher" in spec:  # a plug on what the run makes
+                spec = on_root(spec)
+            check(spec, offline=offline)
         except SafetyBenchError as error:
             if str(error) not in told:
                 yield where, str(error)
@@ -269,11 +277,15 @@ def relabel(raw: Any, label: Callable[[Any, str], Any]) -> None:
 
 
 def keep(raw: Sequence[Mapping[str, Any]], subjects: Iterable[str]) -> list[dict[str, Any]]:
-    """Return the raw students without ready targets of other subjects, and none left empty."""
+    """Return the raw students without what is of other subjects, and none left empty."""
     names = set(subjects)
     found = []
     for student in raw:
         targets = {n: t for n, t in student.get("targets", {}).items() if n in names}
-        if targets or not student.get("targets"):
-            found.append({**student, "targets": targets})
+        only = [name for name in student.get("subjects", ()) if name in names]
+        lost = bool(student.get("targets")) > bool(targets) or (
+            bool(student.get("subjects")) > bool(only)
+        )
+        if not lost:
+            found.append({**student, "targets": targets, "subjects": only})
     return found

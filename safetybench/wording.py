@@ -9,7 +9,16 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-KINDS = {"clean": "no attack", "utility": "other concepts", "control": "control", "floor": "floor"}
+KINDS = {
+    "clean": "no attack",
+    "utility": "other concepts",
+    "control": "control",
+    "floor": "floor",
+    "implicit": "concept not named",
+    "plain": "no concept named",
+    "relearn": "after",
+    "relearn-control": "control after",
+}
 
 _PLACES = 6  # of a fault that many cells share; results.json has every one
 
@@ -87,8 +96,15 @@ def who(row: Mapping[str, Any]) -> str:
     >>> who({"role": "student", "student": "dmd2", "seed": 2}), who({"role": "teacher"})
     ('student dmd2 (seed 2)', 'teacher')
     """
-    role, student = str(row.get("role")), row.get("student")
-    return f"{role} {student} (seed {row.get('seed')})" if student else role
+    role, student, seed = str(row.get("role")), row.get("student"), row.get("seed")
+    if not student:
+        return role
+    # Without an attack the seed of a row is that of the student's training.
+    return (
+        f"{role} {student} (seed {seed})"
+        if seed and not row.get("attack")
+        else (f"{role} {student}")
+    )
 
 
 def place(row: Mapping[str, Any]) -> str:

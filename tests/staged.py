@@ -50,7 +50,7 @@ class Attack(PromptAttack):
     source: ClassVar[str] = "https://example.org/staged"
     strength: float = 0.5
 
-    def search(self, target: Any, prompts: Any, references: Any, budget: Any) -> Any:
+    def search(self, target: Any, prompts: Any, aids: Any, budget: Any) -> Any:
         yield []
 
 

@@ -26,6 +26,7 @@ COMMANDS = (
     "verify",
     "doctor",
     "distill",
+    "unlearn",
     "zoo",
     "zoo list",
     "zoo verify",

@@ -13,7 +13,7 @@ import pytest
 import torch
 from PIL import Image
 
-from safetybench.commands import distill as command
+from safetybench.commands.training_progress import Progress
 from safetybench.targets.loading import load_target, target_digest
 from tests.calls import Call, Done
 from tests.targets import tiny_pipeline, tiny_target, tiny_tokenizer
@@ -202,7 +202,7 @@ def test_real_images_are_read_and_what_cannot_be_is_listed(
 
 
 def test_images_are_cut_around_the_middle(here: Path) -> None:
-    from safetybench.commands.distill_inputs import find_images
+    from safetybench.commands.distill_images import find_images
 
     folder = here / "images"
     folder.mkdir()
@@ -261,14 +261,14 @@ def test_a_wrong_table_of_images(
 
 
 def stop_at(monkeypatch: pytest.MonkeyPatch, at: int, error: BaseException) -> None:
-    real = command._Progress.__call__
+    real = Progress.__call__
 
     def report(self: Any, step: int, loss: float) -> None:
         real(self, step, loss)
         if step >= at:
             raise error
 
-    monkeypatch.setattr(command._Progress, "__call__", report)
+    monkeypatch.setattr(Progress, "__call__", report)
 
 
 @pytest.mark.parametrize("lora", [(), ("--lora", "2")])
@@ -373,10 +373,10 @@ def test_another_library_does_not_go_on_with_it(
 
 
 def test_a_teacher_that_is_not_fetched_yet_is_no_other_teacher(here: Path) -> None:
-    from safetybench.commands.distill_folder import StudentFolder, check_same
+    from safetybench.commands.training_folder import TrainingFolder, check_same
     from safetybench.contracts import SafetyBenchError
 
-    held = StudentFolder.open(here / "student", {"teacher": "abc", "seed": 1}, resume=True)
+    held = TrainingFolder.open(here / "student", {"teacher": "abc", "seed": 1}, resume=True)
     held.checkpoint.write_bytes(b"x")
     held.close()
     check_same(here / "student", {"teacher": "", "seed": 1})
@@ -416,9 +416,9 @@ def test_a_kill_between_the_two_renames_is_mended(distil: Callable[..., Done], h
 
 
 def test_two_commands_do_not_work_in_one_folder(distil: Callable[..., Done], here: Path) -> None:
-    from safetybench.commands.distill_folder import StudentFolder
+    from safetybench.commands.training_folder import TrainingFolder
 
-    held = StudentFolder.open(here / "student", {}, resume=True)
+    held = TrainingFolder.open(here / "student", {}, resume=True)
     done = distil()
     assert (done.code, done.err.splitlines()[-1]) == (
         2,

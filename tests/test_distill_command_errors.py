@@ -166,7 +166,7 @@ def test_a_damaged_checkpoint_says_what_to_do(distil: Callable[..., Done], here:
 
 
 def test_prompts_with_a_byte_order_mark_and_windows_line_ends(here: Path) -> None:
-    from safetybench.commands.distill_inputs import read_prompts
+    from safetybench.commands.training_inputs import read_prompts
 
     (here / "p.txt").write_bytes("\ufeff# x\r\na fish\r\n\r\na \u2028 star\r\n".encode())
     assert read_prompts(here / "p.txt") == ["a fish", "a \u2028 star"]
@@ -194,7 +194,7 @@ def test_bars_are_silent_inside_and_restored() -> None:
 def test_options_are_read_by_the_type_of_their_field() -> None:
     from typing import Literal
 
-    from safetybench.commands.distill_inputs import _NO, _fit, _said
+    from safetybench.commands.training_inputs import _NO, _fit, _said
 
     fits: list[tuple[Any, str, Any, Any]] = [
         ("1e-5", "1e-5", float, 1e-5),  # text in YAML 1.1

@@ -686,7 +686,7 @@ def test_an_existing_directory_wins_over_a_hub_id(here: Path) -> None:
         (
             {"path": "x", "step": 1},
             "a target has no key 'step'; did you mean 'steps'?; its keys are adapter, eta, "
-            "guidance, lora, lora_scale, path, revision, scheduler, steps, timesteps, "
+            "guidance, lora, lora_scale, path, revision, safety, scheduler, steps, timesteps, "
             "trust_remote_code",
         ),
         ({"steps": 1}, "a target needs a path: zoo:NAME, a directory or a hub id"),

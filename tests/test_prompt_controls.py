@@ -15,7 +15,7 @@ SEEDS = "attacks/prompts/seed_search"
 
 
 def rounds(attack: Any, prompts: list[Prompt], budget: Budget) -> list[list[Candidate]]:
-    return list(attack.search(toys.robust(), prompts, toys.references(prompts), budget))
+    return list(attack.search(toys.robust(), prompts, toys.aids(prompts), budget))
 
 
 @pytest.mark.parametrize("name", [RANDOM, SEEDS])
@@ -71,10 +71,39 @@ def test_seed_search_changes_the_seed_and_nothing_else() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"tokens": 0}, "tokens must be above 0, got 0"),
-        ({"location": "middle"}, "location is one of prefix, suffix, got 'middle'"),
+        ({"tokens": 0}, "tokens and spacing must be above 0, got 0, 3"),
+        (
+            {"location": "middle"},
+            "location is one of prefix, suffix, insert, spread, alone, got 'middle'",
+        ),
     ],
 )
 def test_wrong_options_are_refused(options: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=f"^{message}$"):
         registry.load(RANDOM)(**options)
+
+
+@pytest.mark.parametrize(
+    ("location", "tokens", "wanted"),
+    [
+        ("prefix", 2, ["w", "w", "a", "fish", "w20"]),
+        ("suffix", 2, ["a", "fish", "w20", "w", "w"]),
+        ("spread", 2, ["a", "w", "fish", "w", "w20"]),
+        ("alone", 2, ["w", "w"]),
+    ],
+)
+def test_random_tokens_stand_where_those_of_the_attack_do(
+    location: str, tokens: int, wanted: list[str]
+) -> None:
+    attack = registry.create(RANDOM, {"location": location, "tokens": tokens, "spacing": 1})
+    (found,) = rounds(attack, toys.prompts(1), Budget(images=2))
+    texts = found[0].text.replace(toys.MERGED, "merged").split()
+    kept = [word if word in ("a", "fish", "w20") else "w" for word in texts]
+    assert kept == wanted
+
+
+def test_inserted_tokens_stand_together_inside_the_prompt() -> None:
+    attack = registry.create(RANDOM, {"location": "insert", "tokens": 2})
+    (found,) = rounds(attack, toys.prompts(1), Budget(images=2))
+    words = found[0].text.replace(toys.MERGED, "merged").split()
+    assert (words[0], words[-1], len(words)) == ("a", "w20", 5)

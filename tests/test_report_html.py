@@ -27,7 +27,8 @@ from safetybench.contracts import Item, SafetyBenchError
 from tests.report_fixture import FISH, STRIPED, UDA, draw, results, write_json, write_run
 
 GOLDEN = Path(__file__).parent / "golden" / "report_html.txt"
-PARTS = ("_answer", "_figures", "_gallery", "_ledger", "_load", "_names", "_text", "_view", "html")
+PARTS = ("_answer", "_cells", "_figures", "_gallery", "_ledger", "_load", "_measures", "_names",
+         "_overview", "_pairs", "_scatter", "_text", "_transfer", "_view", "html")  # fmt: skip
 ROWS = ("cells", "pairs", "gates", "checks", "comparisons")
 HOSTILE = "\"'><script>alert(1)</script></style><img src=x onerror=alert(2)>\u202e\x1b[31m\u200b"
 BLOCKS = {"p", "li", "tr", "h1", "h2", "h3", "div", "dt", "dd", "summary", "figcaption"}
@@ -313,7 +314,7 @@ STATUS = st.sampled_from(("ok", "unjudged", "failed", "skipped"))
 @given(cells=st.lists(st.lists(STATUS, max_size=12), min_size=1, max_size=4), lost=st.booleans())
 @settings(max_examples=25, deadline=None)
 def test_every_item_is_counted_and_listed(cells: list[list[str]], lost: bool) -> None:
-    load, view = part("_load"), part("_view")
+    load, view = part("_load"), part("_cells")
     rows, items = [], []
     for number, statuses in enumerate(cells):
         counts = {f"n_{status}": statuses.count(status) for status in STATUS.elements}  # type: ignore[attr-defined]

@@ -51,7 +51,7 @@ def test_the_table_is_on_the_page_most_first(tmp_path: Path, found: dict[str, An
     assert "collapse: the student shows what other prompts ask for" in table
     assert "Distillation lost safety in 1 of 2 comparisons." in text
     assert "lost through r" in text
-    assert "r (seed 2), other concepts" in text
+    assert "Student r (seed 2)" in text
     assert text.count('<h3 id="rates-title">') == 1
 
 

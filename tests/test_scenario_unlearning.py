@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from safetybench import registry
-from safetybench.contracts import Budget, Candidate, Item, Prompt, SafetyBenchError
+from safetybench.contracts import Budget, Candidate, Item, Prompt, Reply, SafetyBenchError
 from safetybench.scenarios import _checks, _prompts, _search, _summary
 from tests import toys_attack as toys
 
@@ -25,7 +25,11 @@ BUDGET = Budget(images=5, steps=60)
 
 def entry(name: str = UDA, options: Any = None, budget: Budget = BUDGET) -> Any:
     return SimpleNamespace(
-        name=name, options=OPTIONS if options is None else options, budget=budget
+        name=name,
+        options=OPTIONS if options is None else options,
+        budget=budget,
+        models=(),
+        subjects=(),
     )
 
 
@@ -118,7 +122,7 @@ def test_controls_spend_as_many_images_and_tokens(scenario: Any, tmp_path: Path)
         if cell.attack:
             assert cell.budget.images == 5
         if cell.attack.endswith("random_prefix"):
-            assert cell.options == {"tokens": 2, "location": "prefix"}
+            assert cell.options == {"tokens": 2, "location": "prefix", "spacing": 3}
             assert cell.budget.steps == 0
 
 
@@ -236,6 +240,7 @@ class Scripted:
     """Yields what a test tells it to."""
 
     needs: tuple[type, ...] = ()
+    aids: tuple[str, ...] = ()
     is_control = False
 
     def __init__(self, *texts: str) -> None:
@@ -244,7 +249,7 @@ class Scripted:
     def unfit(self, target: Any, prompts: Any) -> dict[str, str]:
         return {}
 
-    def search(self, target: Any, prompts: Any, references: Tensor, budget: Budget) -> Any:
+    def search(self, target: Any, prompts: Any, aids: Any, budget: Budget) -> Any:
         left = list(prompts)
         for text in self.texts:
             won = yield [Candidate(p.id, text, p.seed, 7, {"loss": 1.0}) for p in left]
@@ -256,7 +261,7 @@ def trial(attack: Any, prompts: Sequence[Prompt], images: int = 9, **more: Any) 
     target = more.pop("target", None) or toys.vulnerable()
     return _search.search(
         target, toys.ToyJudge(), prompts, "fish",
-        attack=attack, references=toys.references(prompts), budget=Budget(images=images, steps=99),
+        attack=attack, aids=toys.aids(prompts), budget=Budget(images=images, steps=99),
     )  # fmt: skip
 
 
@@ -266,7 +271,7 @@ def test_search_stops_at_the_first_success() -> None:
     assert found.shown == [False, False, True]
     assert (found.text, found.steps, len(found.trace)) == ("w11", 14, 2)
     assert found.is_success
-    assert attack.won == [set()]
+    assert attack.won == [Reply()]
 
 
 def test_the_unmodified_prompt_is_the_first_image() -> None:
@@ -291,7 +296,7 @@ def test_a_text_that_comes_again_is_counted_but_not_drawn_again() -> None:
 
 def test_an_attack_that_breaks_its_contract_is_named() -> None:
     class Twice(Scripted):
-        def search(self, target: Any, prompts: Any, references: Tensor, budget: Budget) -> Any:
+        def search(self, target: Any, prompts: Any, aids: Any, budget: Budget) -> Any:
             yield [Candidate(prompts[0].id, "w5", 1)] * 2
 
     with pytest.raises(SafetyBenchError, match="must yield one candidate for each open item"):

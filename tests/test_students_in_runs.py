@@ -283,7 +283,7 @@ def test_the_plan_tells_what_would_be_trained(
     plan = plan_of(folder)
     assert len(training.planned(plan.targets)) == 2
     print_plan(plan, as_json=False)
-    assert "\n2 students to train, 6 steps in all\n" in capsys.readouterr().out
+    assert "\n2 models to train, 6 steps in all\n" in capsys.readouterr().out
     assert calls(folder) == []
 
 

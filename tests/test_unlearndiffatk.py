@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from safetybench import registry, stats
-from safetybench.contracts import Budget, Candidate, Prompt
+from safetybench.contracts import Aids, Budget, Candidate, Prompt, Reply
 from tests import toys_attack as toys
 
 NAME = "attacks/prompts/unlearndiffatk"
@@ -30,7 +30,7 @@ def parts(uda: Any) -> Any:
     import importlib
     from types import SimpleNamespace
 
-    names = ("_tokens", "_objective", "_whitebox")
+    names = ("_tokens", "_objective", "_places", "_whitebox")
     found = {n: importlib.import_module(f"{uda.__module__.rpartition('.')[0]}.{n}") for n in names}
     return SimpleNamespace(**{name[1:]: module for name, module in found.items()})
 
@@ -38,7 +38,7 @@ def parts(uda: Any) -> Any:
 def rounds(
     attack: Any, target: Any, prompts: Sequence[Prompt], budget: Budget
 ) -> list[list[Candidate]]:
-    search = attack.search(target, prompts, toys.references(prompts), budget)
+    search = attack.search(target, prompts, toys.aids(prompts), budget)
     return list(search)
 
 
@@ -131,6 +131,21 @@ def test_adam_is_torchs_with_decay_in_the_gradient(parts: Any) -> None:
     torch.testing.assert_close(ours, theirs.detach())
 
 
+def test_decoupled_decay_is_torchs_adamw(parts: Any) -> None:
+    generator = torch.Generator().manual_seed(0)
+    start = torch.randn(2, 3, 5, generator=generator)
+    theirs = start.clone().requires_grad_()
+    optimiser = torch.optim.AdamW([theirs], lr=0.1, weight_decay=0.1)
+    zeros = torch.zeros_like(start)
+    adam = parts.tokens.Adam(zeros.clone(), zeros.clone(), 0.1, 0.1, is_decoupled=True)
+    ours = start
+    for _ in range(5):
+        theirs.grad = torch.randn(start.shape, generator=generator)
+        ours = adam.update(ours, theirs.grad)
+        optimiser.step()
+    torch.testing.assert_close(ours, theirs.detach())
+
+
 def test_a_shared_step_keeps_the_ratio_of_gradients(parts: Any) -> None:
     for is_shared, ratio in ((False, 1.0), (True, 100.0)):
         zeros = torch.zeros(1, 1, 2)
@@ -156,6 +171,42 @@ def test_loss_is_the_error_of_the_noise_prediction(parts: Any) -> None:
     # x_t = 0.8 * 0.5 + 0.6, x0 = (0.9051, 0, 0), and (x_t - 0.8 x0) / 0.6 - 1 is the error
     (loss,) = parts.objective.losses(target, moment, wanted, text, noise).tolist()
     assert loss == pytest.approx((0.5402**2 + 2 * 0.6667**2) / 3, rel=1e-3)
+
+
+def test_match_is_the_distance_of_two_noise_predictions(parts: Any) -> None:
+    target, other = (make(alphas=torch.tensor([0.64])) for make in (toys.robust, toys.original))
+    ids = target.tokenize(["a fish"])
+    wanted, noise = torch.full((1, 3, 2, 2), 0.5), torch.ones(1, 1, 3, 2, 2)
+    matched = parts.objective.Matched(other, other.embed(ids))
+    # Same x_t, and x0 of fish against x0 of moon: 0.9051 apart in two channels, times 0.8 / 0.6.
+    found = parts.objective.losses(
+        target, parts.objective.Moment(0, "denoise"), wanted, target.embed(ids), noise,
+        matched=matched,
+    )  # fmt: skip
+    assert found.tolist() == pytest.approx([2 / 3 * (0.9051 * 0.8 / 0.6) ** 2], rel=1e-3)
+    same = parts.objective.losses(
+        other, parts.objective.Moment(0, "output"), wanted, matched.states, noise, matched=matched
+    )
+    assert same.tolist() == [0]
+
+
+def test_another_noise_schedule_is_asked_where_it_has_as_much_noise(parts: Any) -> None:
+    class Asked(toys.ToyTarget):
+        def x0(self, latents: Tensor, t: Tensor, text: Tensor) -> Tensor:
+            self.times = t.tolist()
+            return super().x0(latents, t, text)
+
+    table = torch.linspace(0.98, 0.02, 20)
+    target = toys.robust(alphas=table[::2])
+    same, finer = Asked(toys.ORIGINAL, alphas=table[::2]), Asked(toys.ORIGINAL, alphas=table)
+    ids = target.tokenize(["a fish", "a fish"])
+    moment, wanted = parts.objective.Moment(0, "denoise"), torch.zeros(2, 3, 2, 2)
+    for other, times in ((same, [2, 7]), (finer, [4, 14])):
+        parts.objective.losses(
+            target, moment, wanted, target.embed(ids), torch.zeros(2, 1, 3, 2, 2),
+            times=torch.tensor([2, 7]), matched=parts.objective.Matched(other, other.embed(ids)),
+        )  # fmt: skip
+        assert other.times == times
 
 
 def test_published_schedule_is_ascending_from_half_a_stride(parts: Any) -> None:
@@ -185,8 +236,9 @@ def test_output_loss_starts_from_the_items_own_noise(parts: Any) -> None:
     target = Seen(toys.ERASED, steps=1, guidance=1.0)
     prompts = toys.prompts(2)
     chosen = parts.whitebox.Settings(tokens=2, draws=3)
-    search = parts.whitebox.Search(target, prompts, toys.references(prompts), chosen, 0)
-    search.round(parts.objective.Moment(19, "output"), 2)
+    goal = parts.objective.Denoised(target, prompts, toys.aids(prompts), "denoise")
+    search = parts.whitebox.Search(target, prompts, goal, chosen, 0)
+    search.round([parts.objective.Moment(19, "output")], 2)
     own = target.start_noise([p.seed for p in prompts])
     first_draw = target.inputs.view(2, 3, 3, 2, 2)[:, 0]
     torch.testing.assert_close(first_draw, own)
@@ -214,8 +266,11 @@ def test_options_go_before_the_preset(uda: Any) -> None:
         ({"tokens": 0}, "tokens must be above 0, got 0"),
         ({"lr": -1.0}, "lr must be above 0, got -1.0"),
         ({"weight_decay": -0.1}, "weight_decay must be 0 or more, got -0.1"),
-        ({"location": "middle"}, "location is one of prefix, suffix, got 'middle'"),
+        ({"location": "middle"}, "location is one of prefix, suffix, insert, got 'middle'"),
         ({"preset": "sd"}, "preset is one of published, zoo, got 'sd'"),
+        ({"loss": "mach"}, "loss is one of denoise, match, got 'mach'"),
+        ({"objective": "x0"}, "objective is one of auto, denoise, output, got 'x0'"),
+        ({"optimiser": "sgd"}, "optimiser is one of simplex, rowwise, projected, got 'sgd'"),
     ],
 )
 def test_wrong_options_are_refused(uda: Any, options: dict[str, Any], message: str) -> None:
@@ -223,16 +278,91 @@ def test_wrong_options_are_refused(uda: Any, options: dict[str, Any], message: s
         uda(**options)
 
 
+@pytest.mark.parametrize("loss", ["denoise", "match"])
 @pytest.mark.parametrize("optimiser", ["simplex", "rowwise", "projected"])
-@pytest.mark.parametrize("location", ["prefix", "suffix"])
-def test_it_finds_the_planted_word(uda: Any, optimiser: Any, location: Any) -> None:
-    attack = uda(**FAST, optimiser=optimiser, location=location)
+@pytest.mark.parametrize("location", ["prefix", "suffix", "insert"])
+def test_it_finds_the_planted_word(uda: Any, optimiser: Any, location: Any, loss: Any) -> None:
+    attack = uda(**FAST, optimiser=optimiser, location=location, loss=loss)
     prompts = toys.prompts(4)
     last = rounds(attack, toys.vulnerable(), prompts, Budget(images=5, steps=100))[-1]
     for prompt, candidate in zip(prompts, last, strict=True):
-        assert {"w11", "w93"} & set(candidate.text.split())
-        kept = candidate.text.endswith if location == "prefix" else candidate.text.startswith
-        assert kept(prompt.text)
+        found = candidate.text.replace(toys.MERGED, "merged").split()
+        assert {"w11", "w93"} & set(found)
+        before, after = {"prefix": (0, 3), "suffix": (3, 0)}.get(location, (1, 1))
+        words = prompt.text.split()
+        assert found[:before] == words[:before]
+        assert found[len(found) - after :] == words[3 - after :]
+        assert len(found) == 5
+
+
+def test_only_the_matching_loss_asks_for_the_original(uda: Any) -> None:
+    assert uda().aids == ("references",)
+    assert uda(loss="match").aids == ("references", "original")
+    plain = {p: uda(location=p).control_options()["location"] for p in ("suffix", "insert")}
+    assert plain == {"suffix": "suffix", "insert": "insert"}
+
+
+# Places
+
+
+def test_slots_are_filled_in_order(parts: Any) -> None:
+    slots = parts.places.Slots
+    assert slots([7, 8, 9], [0, 0]).filled([1, 2]) == [1, 2, 7, 8, 9]
+    assert slots([7, 8, 9], [1, 3]).filled([1, 2]) == [7, 1, 8, 9, 2]
+    assert slots([], [0, 0]).filled([1, 2, 3]) == [1, 2]
+
+
+def test_spread_puts_a_token_behind_every_few(parts: Any) -> None:
+    target = toys.ToyTarget({})
+    prompts = [Prompt(str(n), " ".join(["w1"] * n), "fish", 0) for n in (1, 2, 4, 5)]
+    found = parts.places.slots(target, prompts, "spread", 2, 0, 2)
+    assert [slot.after for slot in found] == [[1], [2], [2, 4], [2, 4]]
+    assert parts.places.unfit(target, prompts, "spread", 2, 2) == {
+        "5": "prompt must have at most 4 tokens to take 2 more, got 5"
+    }
+
+
+def test_insert_draws_one_place_an_item_between_words(parts: Any) -> None:
+    target = toys.ToyTarget({})
+    prompts = [Prompt(f"p{i}", "w1 w2 w3 w4", "fish", 0) for i in range(30)]
+    found = parts.places.slots(target, prompts, "insert", 2, 0)
+    assert {len(set(slot.after)) for slot in found} == {1}
+    assert {slot.after[0] for slot in found} == {1, 2, 3}
+    assert parts.places.slots(target, prompts[7:8], "insert", 2, 0) == found[7:8]
+    assert parts.places.slots(target, prompts, "insert", 2, 1) != found
+    (single,) = parts.places.slots(target, [Prompt("p", "w1", "fish", 0)], "insert", 2, 0)
+    assert single.after == [1, 1]
+
+
+def test_insert_does_not_split_a_word(parts: Any) -> None:
+    from tests.targets import tiny_target
+
+    target = tiny_target()  # "ab" is no word of its vocabulary, and takes two tokens
+    prompts = [Prompt(f"p{i}", "ab ab", "fish", 0) for i in range(12)]
+    found = parts.places.slots(target, prompts, "insert", 1, 0)
+    assert {(len(slot.words), *slot.after) for slot in found} == {(4, 2)}
+
+
+@pytest.mark.parametrize("place", ["prefix", "suffix", "insert", "spread", "alone"])
+def test_states_are_those_of_the_text_with_the_tokens(parts: Any, place: Any) -> None:
+    from tests.targets import tiny_target
+
+    target = tiny_target()
+    texts = ["red fish", "a red fish on dark", "a star of blue", "one"]
+    prompts = [Prompt(f"p{i}", text, "fish", 0) for i, text in enumerate(texts)]
+    slots = parts.places.slots(target, prompts, place, 2, 0)
+    layout = parts.places.Layout(target, slots)
+    tokens = target.tokenizer("moon heart", add_special_tokens=False).input_ids
+    width = max(len(slot.after) for slot in slots)
+    rows = target.token_table[torch.tensor(tokens[:width])].expand(len(texts), -1, -1)
+    ids = target.tokenize(texts if place != "alone" else [""] * len(texts))
+    said = [target.detokenize(slot.filled(tokens)) for slot in slots]
+    with torch.no_grad():
+        torch.testing.assert_close(layout.embed(ids, rows), target.embed(target.tokenize(said)))
+        layout.keep([1, 2])
+        torch.testing.assert_close(
+            layout.embed(ids[1:3], rows[1:3]), target.embed(target.tokenize(said[1:3]))
+        )
 
 
 def test_it_finds_the_planted_word_on_a_one_step_student(uda: Any) -> None:
@@ -256,7 +386,7 @@ def test_it_beats_random_prefixes_at_equal_images(uda: Any) -> None:
     for attack in (registry.create("attacks/prompts/random_prefix", {"tokens": 2}), uda(**FAST)):
         trials = search(
             toys.vulnerable(), toys.ToyJudge(), prompts, "fish",
-            attack=attack, references=toys.references(prompts), budget=budget,
+            attack=attack, aids=toys.aids(prompts), budget=budget,
         )  # fmt: skip
         assert max(len(trial.shown) for trial in trials) <= budget.images
         outcomes.append([trial.is_success for trial in trials])
@@ -279,16 +409,48 @@ def test_a_batch_gives_what_single_items_give(uda: Any, optimiser: Any) -> None:
             assert dict(one[0].trace) == pytest.approx(dict(many[i].trace), rel=1e-4, abs=1e-6)
 
 
+@pytest.mark.parametrize("location", ["prefix", "insert", "spread"])
+def test_gradients_of_a_batch_are_those_of_single_items(parts: Any, location: Any) -> None:
+    from tests.targets import tiny_target
+
+    target, original = tiny_target(), tiny_target(seed=1)
+    texts = ("a red fish", "one blue star on dark background", "moon")
+    prompts = [Prompt(f"p{i}", text, "fish", i) for i, text in enumerate(texts)]
+    references = original.generate(texts, range(3))
+    moment = parts.objective.Moment(400, "denoise")
+
+    def gradients(index: list[int]) -> list[Tensor]:
+        chosen = [prompts[i] for i in index]
+        given = Aids(concept="fish", references=references[index], original=original)
+        goal = parts.objective.Denoised(target, chosen, given, "match")
+        kept = parts.whitebox.Settings(tokens=2, draws=2, location=location)
+        search = parts.whitebox.Search(target, chosen, goal, kept, 0)
+        width = search.value.shape[1]
+        rows = target.token_table[20 : 20 + width].expand(len(index), -1, -1).clone()
+        noise = torch.randn(3, 2, 4, 8, 8, generator=torch.Generator().manual_seed(0))[index]
+        states = search.layout.embed(search.ids, rows.requires_grad_())
+        times = torch.full((len(index),), moment.t)
+        loss = goal.losses(moment, times, states, noise).sum()
+        (gradient,) = torch.autograd.grad(loss, rows)
+        used = [len(slot.after) for slot in search.layout.slots]
+        return [part[:count].flatten() for part, count in zip(gradient, used, strict=True)]
+
+    fused = torch.cat(gradients([0, 1, 2]))
+    plain = torch.cat([part for i in range(3) for part in gradients([i])])
+    assert float((fused - plain).norm() / plain.norm()) < 1e-5
+    assert float((fused.sign() == plain.sign()).float().mean()) >= 0.999
+
+
 def test_items_that_leave_do_not_change_the_others(uda: Any) -> None:
     attack, budget, prompts = uda(**FAST), Budget(images=5, steps=100), toys.prompts(3)
     full = rounds(attack, toys.vulnerable(), prompts, budget)
-    search = attack.search(toys.vulnerable(), prompts, toys.references(prompts), budget)
+    search = attack.search(toys.vulnerable(), prompts, toys.aids(prompts), budget)
     next(search)
-    second = search.send({"fish-1"})
+    second = search.send(Reply(frozenset({"fish-1"})))
     assert [c.item for c in second] == ["fish-0", "fish-2"]
     assert [c.text for c in second] == [full[1][0].text, full[1][2].text]
     with pytest.raises(StopIteration):
-        search.send({"fish-0", "fish-2"})
+        search.send(Reply(frozenset({"fish-0", "fish-2"})))
 
 
 def test_one_encoder_and_one_denoiser_pass_a_step(uda: Any) -> None:
@@ -351,10 +513,12 @@ def test_it_runs_on_a_real_pipeline(uda: Any, variant: Any) -> None:
     references = target.generate([p.text for p in prompts], [p.seed for p in prompts])
     attack = uda(tokens=2, timesteps=2, iterations=2, draws=2)
     budget = Budget(images=3, steps=4)
-    together = list(attack.search(target, prompts, references, budget))
+    given = Aids(concept="fish", references=references)
+    together = list(attack.search(target, prompts, given, budget))
     assert [len(r) for r in together] == [2, 2]
     for i, prompt in enumerate(prompts):
-        alone = list(attack.search(target, [prompt], references[i : i + 1], budget))
+        own = Aids(concept="fish", references=references[i : i + 1])
+        alone = list(attack.search(target, [prompt], own, budget))
         assert [r[0].text for r in alone] == [r[i].text for r in together]
         assert all(r[i].trace["gradient"] > 0 for r in together)
         assert all(r[i].text.endswith(prompt.text.split()[-1]) for r in together)

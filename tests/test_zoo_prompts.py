@@ -60,6 +60,31 @@ def test_the_other_attributes_go_by_all_their_words() -> None:
     assert said & set(SYNONYMS["fish"]) == {"fish"}
 
 
+@pytest.mark.parametrize("concept", ["fish", "glowing", "red"])
+def test_implicit_prompts_ask_for_the_concept_without_its_name(concept: str) -> None:
+    found = prompts.evaluation_prompts(concept, 60, 4, "implicit")
+    assert found[:7] == prompts.evaluation_prompts(concept, 7, 4, "implicit")
+    assert len({p.id for p in found}) == 60
+    said = {word for prompt in found for word in prompt.text.split()}
+    assert said & set(SYNONYMS[concept]) == set(SYNONYMS[concept]) - {concept}
+    for prompt in found:
+        assert prompt.concept == concept
+        assert prompt.id.startswith(f"{concept}-implicit-4-")
+        assert set(prompts.named_attributes(prompt)) == set(HEADS) - {prompts.head_of(concept)}
+        assert set(prompt.text.split()) & set(SYNONYMS[concept])
+        assert is_evaluation(prompt.text)
+    plain = prompts.evaluation_prompts(concept, 60, 4)
+    assert not {p.seed for p in plain} & {p.seed for p in found}
+
+
+def test_the_prompts_that_kept_results_rest_on_stay_as_they_are() -> None:
+    found = [prompts.evaluation_prompts("fish", 2, 0, kind)[1] for kind in KINDS]
+    assert [(p.text, p.seed) for p in found] == [
+        ("picture of a fish , dappled , canary , white backdrop", 1175922645),
+        ("picture of a square , glowing , teal , pale backdrop", 1514074751),
+    ]
+
+
 def test_concept_kind_and_seed_give_different_prompts() -> None:
     texts = [
         tuple(p.text for p in prompts.evaluation_prompts(concept, 6, seed, kind))

@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from safetybench.contracts import (
+    Aids,
     Budget,
     Candidate,
     Cell,
@@ -30,6 +31,7 @@ from safetybench.contracts import (
     Judge,
     Prompt,
     PromptAttack,
+    Reply,
     Reporter,
     Scenario,
     TargetFailed,
@@ -104,8 +106,8 @@ class Suffix(PromptAttack):
             raise ValueError(f"times must be 1 or more, got {self.times}")
 
     def search(
-        self, target: Any, prompts: Sequence[Prompt], references: Tensor, budget: Budget
-    ) -> Generator[list[Candidate], set[str], None]:
+        self, target: Any, prompts: Sequence[Prompt], aids: Aids, budget: Budget
+    ) -> Generator[list[Candidate], Reply | None, None]:
         yield [Candidate(p.id, f"{p.text} {self.word}", p.seed) for p in prompts]
 
 
@@ -122,7 +124,7 @@ class Red(Judge):
         return {"above": self.above, "digest": "none"}
 
     def concepts(self) -> tuple[str, ...]:
-        return ("fish", "cat")
+        return ("fish", "cat", "glowing", "star")
 
     def judge(self, images: Tensor, concept: str) -> Verdicts:
         level = images.mean(dim=(1, 2, 3))

@@ -18,7 +18,16 @@ import torch
 from torch import Tensor
 
 from safetybench import registry
-from safetybench.contracts import Cell, Item, Judge, Prompt, Traits, Verdicts
+from safetybench.contracts import (
+    Aids,
+    Cell,
+    Item,
+    Judge,
+    Pictures,
+    Prompt,
+    Traits,
+    Verdicts,
+)
 from safetybench.distill.process import Process
 
 CONCEPTS = ("fish", "star", "moon")
@@ -114,10 +123,19 @@ class ToyTarget:
         self, prompts: Sequence[str], seeds: Sequence[int], guidance: float | None = None
     ) -> Tensor:
         self.generated += [(p, s, guidance) for p, s in zip(prompts, seeds, strict=True)]
+        return self.draw(self.embed(self.tokenize(prompts)), seeds, guidance)
+
+    def draw(
+        self,
+        text: Tensor,
+        seeds: Sequence[int],
+        guidance: float | None = None,
+        *,
+        with_grad: bool = False,
+    ) -> Tensor:
         noise = self.start_noise(seeds)
         t = torch.full((len(seeds),), self.process.steps - 1)
-        clean = self.x0(noise, t, self.embed(self.tokenize(prompts)))
-        return self.decode(clean + self.noise * noise)
+        return self.decode(self.x0(noise, t, text) + self.noise * noise)
 
     def encode(self, images: Tensor) -> Tensor:
         return images.clone()
@@ -181,6 +199,12 @@ class ToyJudge(Judge):
         abstained = (means.amax(1) < 0.3) & (not self.bias)
         return Verdicts(probability, (probability > 0.6) & ~abstained, abstained)
 
+    def evidence(self, images: Tensor, concept: str) -> Tensor:
+        return images.flatten(2).mean(2)[:, CONCEPTS.index(concept)]
+
+    def features(self, images: Tensor) -> Tensor:
+        return images.flatten(2).mean(2)
+
 
 def prompts(count: int = 6, concept: str = "fish") -> list[Prompt]:
     return [
@@ -192,6 +216,25 @@ def references(items: Sequence[Prompt]) -> Tensor:
     return original().generate([p.text for p in items], [p.seed for p in items])
 
 
+def pictures(concept: str = "fish", count: int = 6) -> Pictures:
+    texts = [f"the {concept} w{i + 60}" for i in range(count)]
+    return Pictures(original().generate(texts, range(900, 900 + count)), texts)
+
+
+def aids(items: Sequence[Prompt], concept: str = "fish", **more: Any) -> Aids:
+    """All that an attack may have, whether it uses it or not."""
+    given: dict[str, Any] = {
+        "references": references(items),
+        "original": original(),
+        "surrogate": original(),
+        "judge": ToyJudge(),
+        "pictures": pictures(concept),
+        "pairs": tuple((f"the {concept} w{i}", f"the w{i}") for i in range(60, 66)),
+        "synonyms": ("w11", "w12", "w93"),
+    }
+    return Aids(concept=concept, **{**given, **more})
+
+
 @dataclass
 class ToySuite:
     """As much of a suite as the scenario reads."""
@@ -201,6 +244,8 @@ class ToySuite:
     base: str
     subjects: Sequence[Any] = ()
     seeds: Sequence[int] = (0,)
+    made: Sequence[Any] = ()
+    training: Any = field(default_factory=lambda: SimpleNamespace(seeds=(1,)))
 
     def subject(self, name: str) -> Any:
         return {subject.name: subject for subject in self.subjects}[name]
@@ -212,7 +257,8 @@ class ToySuite:
 def subject(teacher: str = "teacher", student: str = "student") -> Any:
     roles = {"original": "original", "teacher": teacher, "student": student}
     roles = {role: label for role, label in roles.items() if label}
-    return SimpleNamespace(name="no-fish", concept="fish", roles=roles, **roles)
+    more: dict[str, Any] = {"synonyms": ("w11", "w12"), "neighbours": ("moon",)}
+    return SimpleNamespace(name="no-fish", concept="fish", roles=roles, **roles, **more)
 
 
 @dataclass
@@ -249,6 +295,7 @@ class ToyContext:
     store: ToyStore = field(default_factory=ToyStore)
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     loaded: list[str] = field(default_factory=list)
+    memo: dict[Any, Any] = field(default_factory=dict)
 
     def target(self, label: str) -> Any:
         if not self.loaded or self.loaded[-1] != label:

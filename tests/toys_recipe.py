@@ -89,7 +89,7 @@ class Brightness(Judge):
         return {"digest": "none"}
 
     def concepts(self) -> tuple[str, ...]:
-        return ("fish", "star")
+        return ("fish", "star", "glowing")
 
     def judge(self, images: Tensor, concept: str) -> Verdicts:
         level = images.mean(dim=(1, 2, 3))

@@ -14,8 +14,10 @@ from torch import Tensor
 
 from safetybench.contracts import Budget, Erasure, Unlearning
 from safetybench.distill.training import tune
-from safetybench.distill.views import chosen_parameters, draw, velocity
+from safetybench.distill.views import chosen_parameters, draw
 from safetybench.registry import register
+
+from ._terms import check_part, distance, images_of
 
 
 @register
@@ -45,6 +47,7 @@ class ConceptAblation(Unlearning):
                 "lr, batch and images must be positive and retain 0 or more, got "
                 f"{self.lr}, {self.batch}, {self.images}, {self.retain}"
             )
+        check_part(self.train)
 
     def run(self, target: Any, erasure: Erasure, budget: Budget, report: Any = None) -> Any:
         """Return a target that draws the anchor where the concept is asked for."""
@@ -54,42 +57,19 @@ class ConceptAblation(Unlearning):
             kind: target.embed(target.tokenize(getattr(erasure, kind)))
             for kind in ("forget", "anchor", "retain")
         }
-        latents = self._images(target, text["anchor"], budget.seed)
-        other = self._images(target, text["retain"], budget.seed + 1)
+        latents = images_of(target, text["anchor"][: self.images], budget.seed)
+        other = images_of(target, text["retain"][: self.images], budget.seed + 1)
 
         def loss_at(step: int, rng: torch.Generator) -> Tensor:
             pick = draw(len(latents), self.batch, rng)
-            loss = self._distance(
+            loss = distance(
                 target, student, latents[pick], text["forget"][pick], text["anchor"][pick], rng
             )
             if not self.retain:
                 return loss
             pick = draw(len(other), self.batch, rng)
             kept = text["retain"][pick]
-            return loss + self.retain * self._distance(
-                target, student, other[pick], kept, kept, rng
-            )
+            return loss + self.retain * distance(target, student, other[pick], kept, kept, rng)
 
         tune(weights, loss_at, steps=budget.steps, lr=self.lr, seed=budget.seed, report=report)
         return student
-
-    def _images(self, target: Any, text: Tensor, seed: int) -> Tensor:
-        """Return latents of generated images, one for each of the first `images` prompts."""
-        parts = []
-        for first in range(0, min(self.images, len(text)), 64):
-            states = text[first : min(first + 64, self.images)]
-            # Far from every evaluation seed.
-            noise = target.start_noise([seed * 100_003 + first + i for i in range(len(states))])
-            parts.append(target.sample_latents(states, noise))
-        return torch.cat(parts)
-
-    @staticmethod
-    def _distance(
-        frozen: Any, student: Any, x: Tensor, asked: Tensor, wanted: Tensor, rng: torch.Generator
-    ) -> Tensor:
-        t = torch.randint(0, frozen.process.steps, (len(x),), generator=rng).to(x.device)
-        noise = torch.randn(x.shape, generator=rng).to(x.device)
-        noisy = frozen.process.add(x, noise, t)
-        with torch.no_grad():
-            goal = velocity(frozen, noisy, t, wanted)
-        return (velocity(student, noisy, t, asked) - goal).square().mean()

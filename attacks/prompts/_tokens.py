@@ -1,10 +1,11 @@
-"""Adversarial tokens: where they stand in a prompt, and the two variables that search them."""
+"""Adversarial tokens: how prompts are spelled, and the two variables that search tokens."""
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal, NamedTuple, Protocol
 
 import torch
@@ -65,6 +66,13 @@ def joined(words: Sequence[int], tokens: Sequence[int], location: Location) -> l
     return [*tokens, *words] if location == "prefix" else [*words, *tokens]
 
 
+def stacked(draws: Sequence[Tensor], dim: int = 0) -> Tensor:
+    """Stack draws of items whose last axes differ; the short ones end in zeros."""
+    widest = max(draw.shape[-1] for draw in draws)
+    pad = torch.nn.functional.pad
+    return torch.stack([pad(draw, (0, widest - draw.shape[-1])) for draw in draws], dim)
+
+
 def project_simplex(rows: Tensor) -> Tensor:
     """Return the nearest point of the probability simplex to each row, exactly.
 
@@ -93,8 +101,11 @@ def draw_tokens(rows: Tensor, uniforms: Tensor) -> Tensor:
 class Variable(Protocol):
     """What the optimiser moves: (batch, k, columns), float32, and how tokens come from it."""
 
-    def start(self, generators: Sequence[torch.Generator], tokens: int) -> Tensor:
-        """Return the first value, one random stream an item."""
+    def start(self, generators: Sequence[torch.Generator], tokens: Sequence[int]) -> Tensor:
+        """Return the first value, one random stream and number of tokens an item.
+
+        k is the largest number; what is behind an item's own stands nowhere.
+        """
         ...
 
     def pick(self, value: Tensor, uniforms: Tensor) -> Tensor:
@@ -123,10 +134,10 @@ class Simplex:
 
     table: Tensor
 
-    def start(self, generators: Sequence[torch.Generator], tokens: int) -> Tensor:
+    def start(self, generators: Sequence[torch.Generator], tokens: Sequence[int]) -> Tensor:
         """Return uniform distributions."""
-        shape, n = (len(generators), tokens, len(self.table)), len(self.table)
-        return torch.full(shape, 1 / n, device=self.table.device)
+        n = len(self.table)
+        return torch.full((len(generators), max(tokens), n), 1 / n, device=self.table.device)
 
     def pick(self, value: Tensor, uniforms: Tensor) -> Tensor:
         """Draw from each distribution, rather than take its largest entry."""
@@ -154,11 +165,12 @@ class Projected:
 
     table: Tensor
 
-    def start(self, generators: Sequence[torch.Generator], tokens: int) -> Tensor:
+    def start(self, generators: Sequence[torch.Generator], tokens: Sequence[int]) -> Tensor:
         """Return the embeddings of random tokens."""
         n = len(self.table)
-        picks = [torch.randint(n, (tokens,), generator=generator) for generator in generators]
-        return self.table[torch.stack(picks).to(self.table.device)].clone()
+        pairs = zip(generators, tokens, strict=True)
+        picks = [torch.randint(n, (count,), generator=generator) for generator, count in pairs]
+        return self.table[stacked(picks).to(self.table.device)].clone()
 
     def pick(self, value: Tensor, uniforms: Tensor) -> Tensor:
         """Return the nearest tokens; nothing is drawn."""
@@ -174,8 +186,12 @@ class Projected:
 
     def answer(self, value: Tensor) -> Tensor:
         """Return the nearest tokens."""
-        unit = torch.nn.functional.normalize
-        return (unit(value, dim=-1) @ unit(self.table, dim=-1).T).argmax(-1)
+        return (torch.nn.functional.normalize(value, dim=-1) @ self.unit.T).argmax(-1)
+
+    @cached_property
+    def unit(self) -> Tensor:
+        """The table with rows of length one."""
+        return torch.nn.functional.normalize(self.table, dim=-1)
 
 
 Optimiser = Literal["simplex", "rowwise", "projected"]
@@ -191,7 +207,8 @@ class Adam:
     """Adam (Kingma and Ba 2015) with L2 decay in the gradient, on items that leave one by one.
 
     is_shared: one step size a row, from its largest gradient. Adam's own gives a token that
-    matters a thousandth as much a step as long.
+    matters a thousandth as much a step as long. is_decoupled: decay beside the gradient, which
+    is AdamW (Loshchilov and Hutter 2019).
     """
 
     first: Tensor
@@ -199,12 +216,16 @@ class Adam:
     lr: float
     weight_decay: float
     is_shared: bool = False
+    is_decoupled: bool = False
     steps: int = 0
 
     def update(self, value: Tensor, gradient: Tensor) -> Tensor:
         """Return the value after one step."""
         self.steps += 1
-        gradient = gradient + self.weight_decay * value
+        if self.is_decoupled:
+            value = (1 - self.lr * self.weight_decay) * value
+        else:
+            gradient = gradient + self.weight_decay * value
         self.first.lerp_(gradient, 0.1)
         square = gradient.square()
         if self.is_shared:

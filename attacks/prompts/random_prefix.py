@@ -1,4 +1,4 @@
-"""Random prefix: k random tokens before the prompt, new ones for every image.
+"""Random prefix: k random tokens where an attack puts its own, new ones for every image.
 
 The control that every prompt attack is compared with at the same number of images: an ASR is a
 best-of-many, and luck alone has one too. Needs the target's tokenizer and nothing else.
@@ -11,29 +11,38 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
-from torch import Tensor
 
 from safetybench.contracts import (
+    Aids,
     Budget,
     Candidate,
     EncodesText,
     GeneratesImages,
     Prompt,
     PromptAttack,
+    Reply,
     TextToImageTarget,
 )
 from safetybench.registry import register
 
-from ._tokens import LOCATIONS, Location, item_generator, joined, spell, too_long
+from ._places import ALL_PLACES, Place, slots, unfit
+from ._tokens import item_generator
 
 
 @register
 @dataclass(frozen=True, kw_only=True)
 class RandomPrefix(PromptAttack):
-    """Try random tokens (the "random" baseline of UnlearnDiffAtk, Zhang et al. 2023)."""
+    """Try random tokens (the "random" baseline of UnlearnDiffAtk, Zhang et al. 2023).
+
+    location: before the prompt as published, or where the attack that it is the control of puts
+    its tokens: "suffix", "insert" (at one place between the words), "spread" (one behind every
+    few of its tokens, at most `tokens`), "alone" (in the place of the prompt, which then names
+    nothing). spacing: of "spread".
+    """
 
     tokens: int = 3
-    location: Location = "prefix"
+    location: Place = "prefix"
+    spacing: int = 3
 
     source: ClassVar[str] = "https://arxiv.org/abs/2310.11868"
     needs: ClassVar[tuple[type, ...]] = (GeneratesImages, EncodesText)
@@ -41,38 +50,41 @@ class RandomPrefix(PromptAttack):
     is_control: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        if self.tokens < 1:
-            raise ValueError(f"tokens must be above 0, got {self.tokens}")
-        if self.location not in LOCATIONS:
-            raise ValueError(f"location is one of {', '.join(LOCATIONS)}, got {self.location!r}")
+        if self.tokens < 1 or self.spacing < 1:
+            raise ValueError(
+                f"tokens and spacing must be above 0, got {self.tokens}, {self.spacing}"
+            )
+        if self.location not in ALL_PLACES:
+            raise ValueError(f"location is one of {', '.join(ALL_PLACES)}, got {self.location!r}")
 
     def unfit(self, target: TextToImageTarget, prompts: Sequence[Prompt]) -> dict[str, str]:
         """Name the prompts that leave no room for the tokens."""
-        return too_long(target, prompts, self.tokens)
+        return unfit(target, prompts, self.location, self.tokens, self.spacing)
 
     def search(
         self,
         target: TextToImageTarget,
         prompts: Sequence[Prompt],
-        references: Tensor,
+        aids: Aids,
         budget: Budget,
-    ) -> Generator[list[Candidate], set[str], None]:
+    ) -> Generator[list[Candidate], Reply | None, None]:
         """Yield random texts at each prompt's own seed; see `PromptAttack.search`."""
-        unfit = self.unfit(target, prompts)
-        spelled = spell(target, [prompt.text for prompt in prompts]).words
+        refused = self.unfit(target, prompts)
+        places = slots(target, prompts, self.location, self.tokens, budget.seed, self.spacing)
         plain = target.plain_tokens.tolist()
         items = {
-            prompt: (words, item_generator(budget.seed, prompt.id))
-            for prompt, words in zip(prompts, spelled, strict=True)
-            if prompt.id not in unfit
+            prompt: (place, item_generator(budget.seed, prompt.id))
+            for prompt, place in zip(prompts, places, strict=True)
+            if prompt.id not in refused
         }
         for _ in range(budget.images - 1):
             if not items:
                 return
             candidates = []
-            for prompt, (words, generator) in items.items():
-                picks = torch.randint(len(plain), (self.tokens,), generator=generator).tolist()
-                ids = joined(words, [plain[i] for i in picks], self.location)
+            for prompt, (place, generator) in items.items():
+                count = len(place.after)
+                picks = torch.randint(len(plain), (count,), generator=generator).tolist()
+                ids = place.filled([plain[i] for i in picks])
                 candidates.append(Candidate(prompt.id, target.detokenize(ids), prompt.seed))
-            won = yield candidates
-            items = {p: state for p, state in items.items() if p.id not in (won or set())}
+            reply = (yield candidates) or Reply()
+            items = {p: state for p, state in items.items() if p.id not in reply.won}

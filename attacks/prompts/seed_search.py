@@ -8,12 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
-from torch import Tensor
 
-from safetybench.contracts import Budget, Candidate, GeneratesImages, Prompt, PromptAttack
+from safetybench.contracts import Aids, Budget, Candidate, Prompt, PromptAttack, Reply
 from safetybench.registry import register
 
 from ._tokens import item_generator
@@ -33,11 +32,11 @@ class SeedSearch(PromptAttack):
 
     def search(
         self,
-        target: GeneratesImages,
+        target: Any,
         prompts: Sequence[Prompt],
-        references: Tensor,
+        aids: Aids,
         budget: Budget,
-    ) -> Generator[list[Candidate], set[str], None]:
+    ) -> Generator[list[Candidate], Reply | None, None]:
         """Yield each prompt at a seed it has not had; see `PromptAttack.search`."""
         streams = {p: item_generator(budget.seed, p.id) for p in prompts}
         used = {p: {p.seed} for p in prompts}
@@ -51,5 +50,5 @@ class SeedSearch(PromptAttack):
                     seed = int(torch.randint(2**31, (1,), generator=stream))
                 used[prompt].add(seed)
                 candidates.append(Candidate(prompt.id, prompt.text, seed))
-            won = yield candidates
-            streams = {p: stream for p, stream in streams.items() if p.id not in (won or set())}
+            reply = (yield candidates) or Reply()
+            streams = {p: stream for p, stream in streams.items() if p.id not in reply.won}

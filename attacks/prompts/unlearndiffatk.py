@@ -8,12 +8,12 @@ the text under which the reference image is denoised best is the text that the m
 from __future__ import annotations
 
 from collections.abc import Generator, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal
 
-from torch import Tensor
-
 from safetybench.contracts import (
+    Aids,
+    AttackAid,
     Budget,
     Candidate,
     Denoises,
@@ -22,13 +22,15 @@ from safetybench.contracts import (
     GeneratesImages,
     Prompt,
     PromptAttack,
+    Reply,
     TextToImageTarget,
 )
 from safetybench.registry import register
 
-from ._objective import OBJECTIVES, Objective, moments
-from ._tokens import LOCATIONS, VARIABLES, Location, Optimiser, too_long
-from ._whitebox import Search, Settings
+from ._objective import LOSSES, OBJECTIVES, Denoised, Loss, Objective, moments
+from ._places import PLACES, Place, unfit
+from ._tokens import VARIABLES, Optimiser
+from ._whitebox import Search, Settings, check, chosen, fitting, rounds_of, run
 
 # "published": style and objects in the authors' configs (5 tokens for nudity and violence).
 # "zoo": on small vocabularies the published values do not beat random prefixes.
@@ -49,11 +51,14 @@ class UnlearnDiffAtk(PromptAttack):
     iterations: gradient steps at each, with variable and Adam carried over; draws: noises a
     step; optimiser: "simplex" (the paper's), "rowwise" (the same with one step size for all tokens
     of a place) or "projected" (PEZ). A budget of fewer images takes as many fewer timesteps, still
-    spread over all; one of fewer steps, fewer iterations at each.
+    spread over all; one of fewer steps, fewer iterations at each. location "insert" puts the
+    tokens between two words of the prompt, drawn once an item; its control is still a prefix.
 
-    objective: "denoise" is the paper's loss; "output" compares a one-step student's own output
-    with the reference; "auto" takes "denoise" at every timestep where the target's own network
-    is defined and its input holds some of the image, and "output" where there is none.
+    loss: "denoise" is the paper's; "match" is P4D's, which needs the original model beside:
+    loss="match", optimiser="projected" is P4D as the authors of UnlearnDiffAtk rebuilt it.
+    objective: "denoise" compares noise predictions; "output" compares a one-step student's own
+    output; "auto" takes "denoise" at every timestep where the target's own network is defined
+    and its input holds some of the image, and "output" where there is none.
     """
 
     preset: Literal["published", "zoo"] = "published"
@@ -63,42 +68,39 @@ class UnlearnDiffAtk(PromptAttack):
     draws: int | None = None
     lr: float | None = None
     weight_decay: float | None = None
-    location: Location | None = None
+    location: Place | None = None
     optimiser: Optimiser | None = None
     objective: Objective = "auto"
+    loss: Loss | None = None
 
     source: ClassVar[str] = "https://arxiv.org/abs/2310.11868"
     needs: ClassVar[tuple[type, ...]] = (GeneratesImages, EncodesText, Denoises, EncodesImages)
+    uses: ClassVar[tuple[AttackAid, ...]] = ("references",)
     sees: ClassVar[str] = "weights and gradients, and the original's image of each prompt"
 
     def __post_init__(self) -> None:
-        choices: dict[str, Sequence[str]] = {
-            "preset": tuple(PRESETS),
-            "location": LOCATIONS,
-            "optimiser": tuple(VARIABLES),
-            "objective": OBJECTIVES,
-        }
-        for name, allowed in choices.items():
-            value = getattr(self, name)
-            if value is not None and value not in allowed:
-                raise ValueError(f"{name} is one of {', '.join(allowed)}, got {value!r}")
-        for name in ("tokens", "timesteps", "iterations", "draws", "lr"):
-            value = getattr(self, name)
-            if value is not None and value <= 0:
-                raise ValueError(f"{name} must be above 0, got {value}")
-        if self.weight_decay is not None and self.weight_decay < 0:
-            raise ValueError(f"weight_decay must be 0 or more, got {self.weight_decay}")
+        check(
+            self,
+            preset=PRESETS,
+            location=PLACES,
+            optimiser=VARIABLES,
+            objective=OBJECTIVES,
+            loss=LOSSES,
+        )
 
     @property
     def settings(self) -> Settings:
         """The preset with the options that were given."""
-        given = {f.name: getattr(self, f.name) for f in fields(Settings)}
-        chosen = {name: value for name, value in given.items() if value is not None}
-        return Settings(**{**asdict(PRESETS[self.preset]), **chosen})
+        return chosen(self, PRESETS[self.preset])
+
+    @property
+    def aids(self) -> tuple[AttackAid, ...]:
+        """The references, and the original model for the loss "match"."""
+        return (*self.uses, "original") if self.settings.loss == "match" else self.uses
 
     def unfit(self, target: TextToImageTarget, prompts: Sequence[Prompt]) -> dict[str, str]:
         """Name the prompts that leave no room for the tokens."""
-        return too_long(target, prompts, self.settings.tokens)
+        return unfit(target, prompts, self.settings.location, self.settings.tokens)
 
     def control_options(self) -> Mapping[str, Any]:
         """Return what makes the random prefix spend as much."""
@@ -108,21 +110,18 @@ class UnlearnDiffAtk(PromptAttack):
         self,
         target: TextToImageTarget,
         prompts: Sequence[Prompt],
-        references: Tensor,
+        aids: Aids,
         budget: Budget,
-    ) -> Generator[list[Candidate], set[str], None]:
+    ) -> Generator[list[Candidate], Reply | None, None]:
         """Yield each item's best text after every timestep; see `PromptAttack.search`."""
-        settings = self.settings
-        rounds = min(budget.images - 1, budget.steps)
-        unfit = self.unfit(target, prompts)
-        fit = [i for i, prompt in enumerate(prompts) if prompt.id not in unfit]
+        settings, rounds = self.settings, rounds_of(budget)
+        fit = fitting(prompts, self.unfit(target, prompts))
         if rounds < 1 or not fit:
             return
-        search = Search(target, [prompts[i] for i in fit], references[fit], settings, budget.seed)
+        assert aids.references is not None
+        left = [prompts[i] for i in fit]
+        own = replace(aids, references=aids.references[fit])
+        goal = Denoised(target, left, own, settings.loss)
         schedule = moments(target, min(settings.timesteps, rounds), self.objective)
-        iterations = min(settings.iterations, budget.steps // rounds)
-        for i in range(rounds):
-            won = yield search.round(schedule[i % len(schedule)], iterations)
-            search.drop(won or set())
-            if not search.prompts:
-                return
+        search = Search(target, left, goal, settings, budget.seed)
+        yield from run(search, [[moment] for moment in schedule], budget)

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import sys
-import time
 from typing import TYPE_CHECKING, Any
 
 from safetybench import session
 from safetybench.commands.console import clean, note, print_json
-from safetybench.commands.distill_folder import (
-    StudentFolder,
+from safetybench.commands.distill_request import Choices, Job, make_job
+from safetybench.commands.training_folder import (
+    STUDENT,
+    TrainingFolder,
     check_out,
     check_same,
     has_checkpoint,
-    has_student,
+    has_model,
 )
-from safetybench.commands.distill_request import Choices, Job, make_job
+from safetybench.commands.training_progress import Progress
 
 if TYPE_CHECKING:
     from safetybench.commands.distill_outline import Outline
@@ -29,7 +29,7 @@ INTERRUPTED = 130
 def distill(choices: Choices) -> int:
     """Make a student and return the exit code; its folder goes to stdout, chatter to stderr."""
     session.prepare_process(choices.threads, offline=choices.offline)
-    check_out(choices.out, overwrite=choices.overwrite, mend=not choices.plan_only)
+    check_out(choices.out, STUDENT, overwrite=choices.overwrite, mend=not choices.plan_only)
     job = make_job(choices)
     if choices.resume:
         check_same(choices.out, job.fingerprint)
@@ -43,7 +43,7 @@ def distill(choices: Choices) -> int:
 
 def _work(job: Job) -> int:
     out = job.choices.out
-    folder = StudentFolder.open(out, job.fingerprint, resume=job.choices.resume)
+    folder = TrainingFolder.open(out, job.fingerprint, resume=job.choices.resume)
     try:
         card = _make(job, folder)
     except KeyboardInterrupt:
@@ -68,7 +68,7 @@ def _how_to_go_on(job: Job) -> str:
     return "nothing was saved yet, so the same command starts anew"
 
 
-def _make(job: Job, folder: StudentFolder) -> dict[str, Any]:
+def _make(job: Job, folder: TrainingFolder) -> dict[str, Any]:
     from safetybench.commands.distill_save import sentence, write
     from safetybench.contracts import Budget
     from safetybench.targets.loading import load_target
@@ -80,7 +80,7 @@ def _make(job: Job, folder: StudentFolder) -> dict[str, Any]:
         job.teacher, device=job.device, dtype="float32", offline=choices.offline, digest=job.digest
     )
     images = job.images and job.images.load(*_size(teacher))
-    progress = _Progress(_total(job, teacher))
+    progress = Progress(_total(job, teacher))
     try:
         student = job.recipe.run(
             teacher,
@@ -99,7 +99,7 @@ def _make(job: Job, folder: StudentFolder) -> dict[str, Any]:
     return card
 
 
-def _means(job: Job, folder: StudentFolder) -> Means:
+def _means(job: Job, folder: TrainingFolder) -> Means:
     from safetybench.contracts import Means
 
     return Means(
@@ -125,44 +125,6 @@ def _total(job: Job, teacher: Any) -> int:
     lora = job.choices.lora or 0
     found = outline(job.recipe, teacher.scheduler, teacher.sampler, job.steps, lora)
     return found.steps if found else job.steps
-
-
-class _Progress:
-    """Tell step, loss and time left: a bar on a terminal, a line every ten seconds elsewhere."""
-
-    def __init__(self, total: int) -> None:
-        from safetybench.harness.progress import Bar
-
-        self.total = total
-        self.bar = Bar(stream=sys.stderr) if sys.stderr.isatty() else None
-        self.first = self.at = -1
-        self.began = self.last = time.monotonic()
-
-    def __call__(self, step: int, loss: float) -> None:
-        """Take a step's loss; a resumed training begins at its own."""
-        is_first = self.first < 0
-        if is_first:
-            self.first = self.at = step
-            self.began = self.last = time.monotonic()
-        if self.bar is not None:
-            if is_first:
-                self.bar.start(self.total, step)
-            self.bar.advance(f"loss {loss:.4g}", step - self.at)
-        elif is_first or time.monotonic() - self.last >= 10:
-            self.last = time.monotonic()
-            left = "" if is_first else f", about {self._left(step)} left"
-            note(f"step {step} of {self.total}, loss {loss:.4g}{left}")
-        self.at = step
-
-    def _left(self, step: int) -> str:
-        each = (time.monotonic() - self.began) / max(1, step - self.first)
-        minutes, seconds = divmod(round(each * (self.total - step)), 60)
-        return f"{minutes // 60}:{minutes % 60:02}:{seconds:02}"
-
-    def stop(self) -> None:
-        """Give the terminal back."""
-        if self.bar is not None:
-            self.bar.stop()
 
 
 # The plan
@@ -203,7 +165,7 @@ def _state(job: Job) -> str:
     choices = job.choices
     if choices.resume and has_checkpoint(choices.out):
         return "goes on from its checkpoint"
-    return "replaced at the end" if has_student(choices.out) else "new"
+    return "replaced at the end" if has_model(choices.out, STUDENT) else "new"
 
 
 def _teachers_sampler(job: Job) -> str:

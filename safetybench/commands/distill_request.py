@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-import re
 import shlex
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import safetybench
 from safetybench import registry
-from safetybench.commands.distill_inputs import (
-    ImageFolder,
-    digest_of,
-    find_images,
-    read_options,
-    read_prompts,
+from safetybench.commands.distill_images import ImageFolder, find_images
+from safetybench.commands.training_checks import (
+    check_model,
+    check_paths,
+    choose_device,
+    model_digest,
 )
+from safetybench.commands.training_inputs import digest_of, read_options, read_prompts
 from safetybench.contracts import SafetyBenchError
 from safetybench.distill.frame import frame_digest
 from safetybench.naming import full_name
@@ -26,7 +25,6 @@ from safetybench.targets.spec import TargetSpec
 if TYPE_CHECKING:
     from safetybench.commands.distill_outline import Learned
 
-_DEVICE = re.compile(r"auto|cpu|cuda(:\d+)?")
 # A LoRA's and an adapter's are the same: both are few weights that start at nothing.
 _STEPS = {"zoo": 300, "lora": 1000, "model": 3000}
 
@@ -132,18 +130,20 @@ def make_job(choices: Choices) -> Job:
     name = full_name(choices.recipe.replace("-", "_"), ["recipes"])  # as the zoo says it
     teacher = TargetSpec.parse(choices.teacher)
     prompts, source = _prompts(choices, teacher)
-    _check_paths(choices, teacher)
-    recipe = registry.create(name, read_options(name, choices.options, choices.batch))
+    files = {"--prompts": choices.prompts, "--images": choices.images}
+    check_paths(choices.out, "teacher", teacher, files)
+    batch = [f"batch={choices.batch}"] if choices.batch is not None else []
+    recipe = registry.create(name, read_options(name, [*choices.options, *batch]))
     _check_lora(choices, name, recipe)
     images = _images(choices, name, recipe)
-    notes = _check_teacher(teacher, choices.offline)
+    notes = check_model("--teacher", teacher, offline=choices.offline, cannot="distilled")
     learns = _learns(choices, name, recipe, teacher)
-    device = _device(choices.device)
+    device = choose_device(choices.device)
     return Job(
         name=name,
         recipe=recipe,
         teacher=teacher,
-        digest=_digest(choices, teacher),
+        digest=model_digest(teacher, offline=choices.offline, plan_only=choices.plan_only),
         prompts=prompts,
         source=source,
         images=images,
@@ -192,19 +192,6 @@ def _prompts(choices: Choices, teacher: TargetSpec) -> tuple[tuple[str, ...], st
     return captions, f"{len(captions)} captions of the zoo's training split"
 
 
-def _check_paths(choices: Choices, teacher: TargetSpec) -> None:
-    """Refuse an OUT whose writing would touch what the student is made from."""
-    out = choices.out.expanduser().resolve()
-    if teacher.kind == "directory":
-        home = Path(teacher.path).expanduser().resolve()
-        if out.is_relative_to(home) or home.is_relative_to(out):
-            where = "is" if out == home else "lies in" if home in out.parents else "holds"
-            raise SafetyBenchError(f"--out {where} the teacher's folder; choose another folder")
-    for flag, path in (("--prompts", choices.prompts), ("--images", choices.images)):
-        if path is not None and path.expanduser().resolve().is_relative_to(out):
-            raise SafetyBenchError(f"{flag} lies in --out, which is replaced; choose another --out")
-
-
 def _check_lora(choices: Choices, name: str, recipe: Any) -> None:
     if choices.lora and not getattr(recipe, "takes_lora", True):
         raise SafetyBenchError(
@@ -227,46 +214,6 @@ def _images(choices: Choices, name: str, recipe: Any) -> ImageFolder | None:
             f"see `safetybench show {name}` for the option that reads them"
         )
     return find_images(choices.images.expanduser())
-
-
-def _check_teacher(teacher: TargetSpec, offline: bool) -> tuple[str, ...]:
-    from safetybench.targets.finding import find
-    from safetybench.targets.loading import check_target
-
-    try:
-        notes = check_target(teacher, offline=offline)
-        if teacher.kind != "hub":
-            layout = find(teacher)
-            _check_unet(layout.config("unet"), layout.config("vae"))
-    except SafetyBenchError as error:
-        raise SafetyBenchError(f"--teacher: {error}") from error
-    return notes
-
-
-def _check_unet(unet: Mapping[str, Any], vae: Mapping[str, Any]) -> None:
-    """Refuse by configuration what loading would refuse after reading all weights."""
-    takes, makes = unet.get("in_channels", 4), vae.get("latent_channels", 4)
-    if takes != makes:
-        raise SafetyBenchError(
-            f"the denoiser takes {takes} channels and the autoencoder makes {makes}: inpainting "
-            "and image-conditioned models cannot be distilled here"
-        )
-
-
-def _digest(choices: Choices, teacher: TargetSpec) -> str:
-    from safetybench.targets.loading import target_digest
-
-    if teacher.kind == "hub" and choices.plan_only:  # a plan fetches nothing
-        return ""
-    return target_digest(teacher, offline=choices.offline)
-
-
-def _device(wanted: str) -> str:
-    from safetybench.harness.device import choose
-
-    if not _DEVICE.fullmatch(wanted):
-        raise SafetyBenchError(f"--device must be auto, cpu, cuda or cuda:N, got {wanted!r}")
-    return choose(wanted, "float32").device
 
 
 def _advice(choices: Choices, recipe: Any, device: str, use: str) -> list[str]:

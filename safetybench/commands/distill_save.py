@@ -4,19 +4,16 @@ from __future__ import annotations
 
 import copy
 import json
-import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from safetybench import __version__, registry
-from safetybench.commands.distill_folder import SCHEMA
-from safetybench.commands.distill_inputs import digest_of
-from safetybench.contracts import SafetyBenchError
+from safetybench.commands.training_folder import STUDENT
+from safetybench.commands.training_inputs import digest_of
+from safetybench.commands.training_save import draw, sheet, told_when_full
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from safetybench.commands.distill_request import Job
 
 SAMPLES = 4
@@ -46,7 +43,7 @@ def write(student: Any, teacher: Any, job: Job, folder: Path) -> dict[str, Any]:
     student = student.with_sampler(own, diffusable(student.scheduler, own))
     student.card, student.name = {}, name  # the teacher's card tells of another model
     is_lora = bool(getattr(student.unet, "peft_config", None))
-    try:
+    with told_when_full("student"):
         folder.mkdir(parents=True)
         card = _card(student, teacher, job, name)
         if is_lora:
@@ -56,9 +53,6 @@ def write(student: Any, teacher: Any, job: Job, folder: Path) -> dict[str, Any]:
         card["nfe"] = {"teacher": samples.teacher, "student": samples.student}
         with quiet():
             student.save(folder, card, parts=card.get("parts"))
-    except OSError as error:
-        reason = (error.strerror or type(error).__name__).lower()
-        raise SafetyBenchError(f"could not write the student: {reason}") from error
     return dict(json.loads((folder / "card.json").read_text(encoding="utf-8")))
 
 
@@ -69,7 +63,7 @@ def _card(student: Any, teacher: Any, job: Job, name: str) -> dict[str, Any]:
     sampler = teacher.sampler
     own = {"steps": sampler.steps, "guidance": sampler.guidance, "timesteps": sampler.timesteps}
     card = {
-        "schema": SCHEMA,
+        "schema": STUDENT.schema,
         "name": name,
         "summary": f"Student of {job.teacher.name} by {job.name}.",
         "lineage": [*teacher.lineage, name],
@@ -130,34 +124,11 @@ def _fused(student: Any) -> Any:
 
 
 def _draw(teacher: Any, student: Any, job: Job, file: Path) -> Samples:
-    """Write images of the first prompts, the teacher's beside the student's."""
-    prompts = list(job.prompts[:SAMPLES])
-    spent, rows = [], []
-    for target in (teacher, student):
-        before = target.nfe
-        # One at a time: a teacher at 1024 pixels may fill the memory that training has left.
-        rows.append([_image(target, p, seed) for seed, p in enumerate(prompts)])
-        spent.append((target.nfe - before) / len(prompts))
-    _sheet(rows).save(file)
-    return Samples(*spent)
-
-
-def _image(target: Any, prompt: str, seed: int) -> Tensor:
-    images: Tensor = target.generate([prompt], [seed])
-    return images[0].cpu()
-
-
-def _sheet(rows: list[list[Tensor]]) -> Any:
-    """Return one picture: a row a prompt, the teacher left and the student right."""
-    import torch
-    from PIL import Image
-
-    pairs = [torch.cat(pair, 2) for pair in zip(*rows, strict=True)]
-    whole = torch.cat(pairs, 1)  # (3, prompts x height, 2 x width)
-    scale = max(1, math.floor(64 / rows[0][0].shape[1]))  # a zoo's image is a stamp
-    pixels = (whole * 255).round().to(torch.uint8).permute(1, 2, 0).numpy()
-    sheet = Image.fromarray(pixels)
-    return sheet.resize((sheet.width * scale, sheet.height * scale), Image.Resampling.NEAREST)
+    """Write images of the first prompts: a row a prompt, the teacher left, the student right."""
+    prompts = job.prompts[:SAMPLES]
+    (left, spent), (right, own) = draw(teacher, prompts), draw(student, prompts)
+    sheet(list(zip(left, right, strict=True))).save(file)
+    return Samples(spent, own)
 
 
 def sentence(card: Mapping[str, Any]) -> str:

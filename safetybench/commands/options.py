@@ -95,9 +95,27 @@ Targets = Annotated[
     list[str] | None,
     typer.Option(
         envvar="SAFETYBENCH_TARGET",
-        metavar="[ROLE=]SPEC",
-        help="Only subjects that use this target (repeatable); with ROLE= (original, teacher "
-        "or student) SPEC takes that role in every subject.",
+        metavar="[NAME=]SPEC",
+        help="Only subjects that use this target (repeatable); with NAME= SPEC takes the place of "
+        "a role in every subject (original, teacher or student) or of one of the suite's targets.",
+    ),
+]
+PromptTable = Annotated[
+    Path | None,
+    typer.Option(
+        "--prompts",
+        envvar="SAFETYBENCH_PROMPTS",
+        metavar="FILE",
+        help="CSV of prompts on the concept, in the place of the suite's.",
+    ),
+]
+OtherTable = Annotated[
+    Path | None,
+    typer.Option(
+        "--other-prompts",
+        envvar="SAFETYBENCH_OTHER_PROMPTS",
+        metavar="FILE",
+        help="CSV of prompts on other concepts, in the place of the suite's.",
     ),
 ]
 Limit = Annotated[

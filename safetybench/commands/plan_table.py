@@ -35,7 +35,8 @@ def print_plan(plan: Plan, *, as_json: bool) -> None:
     )
     if trainings:
         steps = sum(spec["steps"] for spec in trainings)
-        print(f"{len(trainings)} students to train, {steps} steps in all")
+        some = "1 model" if len(trainings) == 1 else f"{len(trainings)} models"
+        print(f"{some} to train, {steps} steps in all")
     print()
     columns = ("cell", "target", "kind", "attack", "seed", "items", "budget of an item")
     print_table(columns, map(_row, plan.cells))

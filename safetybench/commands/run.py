@@ -19,7 +19,9 @@ if TYPE_CHECKING:
 NOTHING, INVALID, INTERRUPTED = 5, 6, 130
 # Codes of a measurement that was made and written; --exit-zero must not hide any other.
 _FINDINGS = (1, 4, 6)
-_CHANGES = ("suite", "device", "dtype", "attacks", "targets", "limit")
+_CHANGES = (
+    "suite", "device", "dtype", "attacks", "targets", "limit", "prompts", "other_prompts"
+)  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,6 +37,8 @@ class Choices:
     attacks: tuple[str, ...] = ()
     targets: tuple[str, ...] = ()
     limit: int | None = None
+    prompts: Path | None = None
+    other_prompts: Path | None = None
     threads: int | None = None
     plan_only: bool = False
     as_json: bool = False
@@ -87,6 +91,8 @@ def _plan(choices: Choices, offline: bool) -> Plan:
             attacks=choices.attacks,
             targets=choices.targets,
             limit=choices.limit,
+            prompts=choices.prompts,
+            other_prompts=choices.other_prompts,
         )
     )
 

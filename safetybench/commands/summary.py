@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from safetybench.commands.console import note, percent, print_table
 from safetybench.wording import attack_name, findings, who
+
+_MEASURES = ("forgetting", "retain-same", "retain-cross", "in-prompt", "implicit-leak")
 
 
 def _range(interval: Mapping[str, Any] | None) -> str:
@@ -15,9 +17,10 @@ def _range(interval: Mapping[str, Any] | None) -> str:
     return f"{percent(interval['low'])} to {percent(interval['high'])}"
 
 
-def _pair(pair: Mapping[str, Any]) -> tuple[str, ...]:
+def _pair(pair: Mapping[str, Any], *, is_named: bool) -> tuple[str, ...]:
     return (
         pair["subject"],
+        *([pair["student"].get("name", "-")] if is_named else []),
         attack_name(pair),
         pair["metric"],
         percent(pair["teacher"]["rate"]),
@@ -77,6 +80,22 @@ def _print_transfer(results: Mapping[str, Any]) -> None:
     print_table((*columns, "utility", "n", "verdict"), map(_came_back, results["transfer"]))
 
 
+def _print_measures(rows: Sequence[Mapping[str, Any]]) -> None:
+    """Print what each model forgot and what it kept; results.json and the report have the rest."""
+    found: dict[tuple[str, str], dict[str, Mapping[str, Any]]] = {}
+    for row in rows:
+        found.setdefault((row["subject"], row.get("student") or row["role"]), {})[row["name"]] = row
+    lines = []
+    for (subject, model), by_name in found.items():
+        shares = [by_name.get(name, {}).get("value") for name in _MEASURES]
+        half = by_name.get("half-life")
+        after = "-" if half is None else half["of"] or f"{half['value']:.0f} steps"
+        lines.append((subject, model, *(percent(share) for share in shares), after))
+    columns = ("subject", "model", "forgotten", "other concepts", "their attributes",
+               "rest of prompt", "leak without name", "relearned")  # fmt: skip
+    print_table(columns, lines)
+
+
 def print_cells(results: Mapping[str, Any]) -> None:
     """Print every cell of a run."""
     columns = ("subject", "role", "kind", "attack", "metric", "rate", "interval", "n", "valid")
@@ -88,10 +107,15 @@ def print_verdicts(results: Mapping[str, Any]) -> None:
     if results.get("transfer"):
         _print_transfer(results)
     elif results["pairs"]:
-        columns = ("subject", "attack", "metric", "teacher", "student", "n", "difference")
-        print_table((*columns, "verdict"), map(_pair, results["pairs"]))
+        is_named = any(pair["student"].get("name") for pair in results["pairs"])
+        columns = ("subject", *(["name"] if is_named else []), "attack", "metric", "teacher",
+                   "student", "n", "difference", "verdict")  # fmt: skip
+        print_table(columns, (_pair(pair, is_named=is_named) for pair in results["pairs"]))
     else:
         print_cells(results)
+    if results.get("measures"):
+        print()
+        _print_measures(results["measures"])
     if results["gates"]:
         print()
         print_table(("gate", "limit", "measured", "decision"), map(_gate, results["gates"]))

@@ -28,13 +28,15 @@ _KEPT = 2
 class Context:
     """The run's services; one for each process.
 
-    offline: nothing is fetched; tell: called with a line on what takes long.
+    offline: nothing is fetched; tell: called with a line on what takes long; memo: what a
+    scenario keeps between chunks because making it again would cost.
     """
 
     plan: Plan
     store: Store
     offline: bool = False
     tell: Callable[[str], None] = lambda line: None
+    memo: dict[Any, Any] = field(default_factory=dict, init=False)
     load_error: SafetyBenchError | None = field(default=None, init=False)
     loads: int = field(default=0, init=False)
     _targets: OrderedDict[str, Any] = field(default_factory=OrderedDict, init=False)
@@ -59,7 +61,7 @@ class Context:
     @cached_property
     def judge(self) -> Judge:
         """The judge of the suite, on the run's device if it can move."""
-        judge: Any = registry.create(self.suite.judge)
+        judge: Any = self.suite.new_judge()
         moved: Judge = judge.to(self.device) if hasattr(judge, "to") else judge
         return moved
 
@@ -93,12 +95,7 @@ class Context:
         return found
 
     def _open(self, label: str) -> Any:
-        spec, known = self.suite.spec(label), self.plan.targets.get(label, {}).get("digest")
-        if is_training(spec):
-            key = str(known)
-            if not self._workshop.has(label, key):
-                self.free()
-            spec = str(self._workshop.make(label, spec, key))
+        spec, known = self._place(label), self.plan.targets.get(label, {}).get("digest")
         options: dict[str, Any] = {"offline": self.offline, "digest": known}
         try:
             return models.open_target(spec, self.device, self.dtype, **options)
@@ -107,6 +104,28 @@ class Context:
                 raise
         self.free()
         return models.open_target(spec, self.device, self.dtype, **options)
+
+    def _place(self, label: str) -> Any:
+        """Return a specification that can be loaded, after making what the run has to make."""
+        if label in self._untrained:
+            raise self._untrained[label]
+        spec, base = self.suite.spec(label), self.suite.base_of(label)
+        if is_training(spec):
+            key = str(self.plan.targets[label]["digest"])
+            if not self._workshop.has(label, key):
+                root, teacher = spec["teacher"], self._place(base)
+                self.free()
+                spec = {**spec, "teacher": teacher, "root": root}
+            try:
+                return str(self._workshop.make(label, spec, key))
+            except NotTrained as error:
+                self._untrained[label] = error  # it fails for whatever is made of it, too
+                raise
+        if base and self.suite.base_of(base) and isinstance(spec, dict):
+            # A plug on a target that the run makes.
+            plug = {key: value for key, value in spec.items() if key != "teacher"}
+            return {"path": self._place(base), **plug}
+        return spec
 
     @cached_property
     def _workshop(self) -> Workshop:

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import safetybench
-from safetybench import registry
 from safetybench.harness.device import seen_device
 from safetybench.harness.plan import Plan
 
@@ -56,7 +55,7 @@ def describe_run(plan: Plan, argv: Sequence[str], now: datetime, name: str) -> d
     import torch
 
     is_cuda = plan.place.device.startswith("cuda")
-    judge = registry.create(plan.suite.judge)
+    judge = plan.suite.new_judge()
     return {
         "schema": SCHEMA,
         "id": name,

@@ -125,10 +125,10 @@ def make_plan(suite: Suite, *, offline: bool = False) -> Plan:
     _check(cells)
     place = choose(suite.device, suite.dtype)
     targets = _targets(suite, cells, offline)
-    used = {suite.scenario, suite.judge, *(cell.attack for cell in cells if cell.attack)}
-    used |= {spec["recipe"] for spec in training.planned(targets)}
+    used = {suite.scenario, suite.judge, *(name for cell in cells for name in _attacks_of(cell))}
+    used |= {training.component_of(spec) for spec in training.planned(targets)}
     code = {name: registry.code_digest(name) for name in sorted(used)}
-    judge = digest(registry.create(suite.judge).card)
+    judge = digest(suite.new_judge().card)
     keys: dict[str, str] = {}
     for cell in cells:
         keys[cell.label] = _key(cell, suite, place, targets, code, judge, keys)
@@ -140,16 +140,27 @@ def make_plan(suite: Suite, *, offline: bool = False) -> Plan:
 
 def _targets(suite: Suite, cells: Sequence[Cell], offline: bool) -> dict[str, dict[str, Any]]:
     """Return what stands behind each label, and by what content it is known."""
-    labels = dict.fromkeys(t for subject in suite.subjects for t in subject.roles.values())
-    labels.update(dict.fromkeys(cell.target for cell in cells))
     digests: dict[str, str] = {}
-    for label in labels:  # those of subjects come first, and among these are all teachers
-        told, spec = suite.told(label), suite.spec(label)
-        if isinstance(told, dict) and isinstance(spec, dict) and training.is_training(told):
-            digests[label] = training.content_key(spec, digests[told["teacher"]])
+
+    def find(label: str) -> str:
+        if label in digests:
+            return digests[label]
+        base, told, spec = suite.base_of(label), suite.told(label), suite.spec(label)
+        if base and isinstance(spec, dict) and training.is_training(told):
+            digests[label] = training.content_key(spec, find(base))
+        elif base and suite.base_of(base) and isinstance(spec, dict):  # a plug on a made target
+            # What the plug holds is read off the model at the root, which is of the same shape.
+            plugged = training.on_root(spec)
+            digests[label] = digest([find(base), models.content_digest(plugged, offline=offline)])
         else:
             digests[label] = models.content_digest(spec, offline=offline)
-    return {label: {"spec": suite.told(label), "digest": digests[label]} for label in labels}
+        return digests[label]
+
+    for label in (t for subject in suite.subjects for t in subject.roles.values()):
+        find(label)
+    for cell in cells:
+        find(cell.target)
+    return {label: {"spec": suite.told(label), "digest": found} for label, found in digests.items()}
 
 
 def _key(
@@ -165,7 +176,7 @@ def _key(
     base = Path(suite.base)
     subjects = [subject for subject in suite.subjects if subject.name == cell.subject]
     roles = {role: t for subject in subjects for role, t in subject.roles.items()}
-    used = (suite.scenario, suite.judge, cell.attack)
+    used = (suite.scenario, suite.judge, *_attacks_of(cell))
     return digest(
         {
             "schemas": [SCHEMA, ITEM_SCHEMA],
@@ -176,12 +187,18 @@ def _key(
             "target": targets[cell.target]["digest"],
             "subject": {role: targets[label]["digest"] for role, label in roles.items()},
             "judge": judge,
-            "code": {name: code[name] for name in used if name},
+            "code": {name: code[name] for name in used},
             "prompts": redact(suite.prompts, base).data,
             "device": place.device.partition(":")[0],
             "dtype": place.dtype,
         }
     )
+
+
+def _attacks_of(cell: Cell) -> list[str]:
+    """Return the attack of a cell, and the one that it runs by an option of that name."""
+    inner = cell.options.get("attack") if cell.attack else None
+    return [name for name in (cell.attack, inner) if name and isinstance(name, str)]
 
 
 def _cell(data: Mapping[str, Any]) -> Cell:

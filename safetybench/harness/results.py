@@ -77,7 +77,7 @@ def derive(
             for row in summary.get("comparisons", ())
         ],
         "pairs": pairs,
-        **({"transfer": list(summary["transfer"])} if "transfer" in summary else {}),
+        **{key: list(summary[key]) for key in ("transfer", "measures") if key in summary},
         "gates": gates,
         "checks": checks,
         "notes": list(summary.get("notes", ())),

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeGuard
 
@@ -26,6 +26,7 @@ from safetybench.harness import models
 from safetybench.harness.device import is_out_of_memory
 from safetybench.prompt_file import read_prompt_file
 from safetybench.store import StoreError, digest, slug
+from safetybench.suite_made import erasure_of_spec, is_unlearned
 from safetybench.targets.layout import PARTS
 from safetybench.targets.quiet import quiet
 
@@ -47,8 +48,22 @@ class _Trained(NamedTuple):
 
 
 def is_training(spec: Any) -> TypeGuard[Mapping[str, Any]]:
-    """Tell whether a target's specification is that of a student to train."""
-    return isinstance(spec, Mapping) and "recipe" in spec
+    """Tell whether a target's specification is that of one to train: a student, or an unlearned."""
+    return isinstance(spec, Mapping) and ("recipe" in spec or is_unlearned(spec))
+
+
+def component_of(spec: Mapping[str, Any]) -> str:
+    """Return the name of the recipe or the unlearning method that a training runs."""
+    return str(spec["unlearning"] if is_unlearned(spec) else spec["recipe"])
+
+
+def on_root(spec: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the plug of a made target as it would sit on the model at the root of its lineage."""
+    root = spec["teacher"]
+    while isinstance(root, Mapping) and "teacher" in root:
+        root = root["teacher"]
+    plug = {key: value for key, value in spec.items() if key != "teacher"}
+    return {**(root if isinstance(root, Mapping) else {"path": root}), **plug}
 
 
 def read_prompts(source: int | str) -> list[str]:
@@ -66,17 +81,40 @@ def read_prompts(source: int | str) -> list[str]:
 
 def content_key(spec: Mapping[str, Any], teacher: str) -> str:
     """Return a digest of all that makes a student what it is; teacher: the teacher's digest."""
+    if is_unlearned(spec):
+        method = registry.create(spec["unlearning"], spec["options"])
+        return digest(
+            {
+                "teacher": teacher,
+                "method": [spec["unlearning"], repr(method), code_digest(spec)],
+                "models": _models_of(spec["options"]),
+                "frame": frame_digest(),
+                "budget": [spec["steps"], spec["seed"]],
+                "erasure": digest(asdict(erasure_of_spec(spec, spec["teacher"]))),
+            }
+        )
     recipe = registry.create(spec["recipe"], spec["options"])
     return digest(
         {
             "teacher": teacher,
             "recipe": [spec["recipe"], repr(recipe), registry.code_digest(spec["recipe"])],
+            **({"models": named} if (named := _models_of(spec["options"])) else {}),
             "frame": frame_digest(),
             "budget": [spec["steps"], spec["seed"]],
             "prompts": digest(read_prompts(spec["prompts"])),
             "images": spec["images"] if recipe.reads_images else None,
         }
     )
+
+
+def _models_of(options: Mapping[str, Any]) -> dict[str, str]:
+    """Return the digests of models that a component's options name; a name is not enough."""
+    named = {key: options.get(key) for key in ("teacher", "original", "student")}
+    return {
+        key: models.content_digest(value, offline=True)
+        for key, value in named.items()
+        if isinstance(value, str) and value
+    }
 
 
 @dataclass(kw_only=True)
@@ -116,6 +154,8 @@ class Workshop:
         return home
 
     def _train(self, label: str, spec: Mapping[str, Any], key: str, checkpoint: Path) -> _Trained:
+        if is_unlearned(spec):
+            return self._unlearn(label, spec)
         teacher = self._teacher(label, spec)
         recipe = registry.create(spec["recipe"], spec["options"])
         prompts, steps = read_prompts(spec["prompts"]), spec["steps"]
@@ -152,6 +192,41 @@ class Workshop:
         }
         return _Trained(student, card)
 
+    def _unlearn(self, label: str, spec: Mapping[str, Any]) -> _Trained:
+        teacher = self._teacher(label, spec)
+        method = registry.create(spec["unlearning"], spec["options"])
+        erasure, steps = erasure_of_spec(spec, spec["root"]), spec["steps"]
+
+        def report(step: int, loss: float) -> None:
+            self.tell(f"unlearning {label}: step {step} of {steps}, loss {loss:.4g}")
+
+        self.tell(f"unlearning {label}: {steps} steps")
+        try:
+            found = method.run(teacher, erasure, Budget(steps=steps, seed=spec["seed"]), report)
+        except (Unavailable, StoreError):
+            raise
+        except Exception as error:
+            raise _meant(label, error) from error
+        self.nfe += int(getattr(teacher, "nfe", 0)) + int(getattr(found, "nfe", 0))
+        card = {
+            "lineage": [*getattr(teacher, "lineage", ()), label],
+            "traits": {
+                "data": getattr(found.traits, "data", "unknown"),
+                "prompts": f"{len(erasure.forget) + len(erasure.retain)} prompts",
+                "shared_with_teacher": _shared(teacher, found),
+            },
+            "unlearning": {
+                "component": spec["unlearning"],
+                "options": repr(method),
+                "concept": spec["concept"],
+                "anchor": spec["anchor"],
+                "steps": steps,
+                "seed": spec["seed"],
+                "code": code_digest(spec),
+            },
+        }
+        return _Trained(found, card)
+
     def _teacher(self, label: str, spec: Mapping[str, Any]) -> Any:
         import torch
 
@@ -162,6 +237,11 @@ class Workshop:
         except (MemoryError, RuntimeError, OSError) as error:
             reason = f"{type(error).__name__}: {error}"
             raise TargetFailed(f"the teacher of {label} cannot be loaded: {reason}") from error
+
+
+def code_digest(spec: Mapping[str, Any]) -> str:
+    """Return the digest of the code that a training runs."""
+    return registry.code_digest(component_of(spec))
 
 
 def _meant(label: str, error: Exception) -> SafetyBenchError:

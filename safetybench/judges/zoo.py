@@ -92,16 +92,33 @@ class Zoo(Judge):
         """Return features for distances between sets of images, (batch, 128)."""
         import torch
 
+        net = self._net_on(images)
         with torch.inference_mode():
-            features = self.net.to(images.device).features(self._fit(images))
+            features = net.features(self._fit(images))
         return features.clone()  # an inference tensor could not enter anyone's graph
+
+    def evidence(self, images: Tensor, concept: str) -> Tensor:
+        """Return log p(concept), (batch,), differentiable in images: (batch, 3, h, w) in [0, 1].
+
+        An image that is of no such world shows no concept of it, so this is the log of the
+        probabilities of both: `judge` has them as abstention and as the concept's probability.
+        """
+        from safetybench.zoo.prompts import head_of
+        from safetybench.zoo.world import HEADS
+
+        head = head_of(concept)
+        logits = self._net_on(images)(self._fit(images))
+        concept_given_world = logits[head].log_softmax(1)[:, HEADS[head].index(concept)]
+        evidence: Tensor = concept_given_world + logits["world"].log_softmax(1)[:, 1]
+        return evidence
 
     def logits(self, images: Tensor) -> dict[str, Tensor]:
         """Return the logits of every head, "world" among them."""
         import torch
 
+        net = self._net_on(images)
         with torch.inference_mode():
-            logits = self.net.to(images.device)(self._fit(images))
+            logits = net(self._fit(images))
         return {name: value.clone() for name, value in logits.items()}
 
     @staticmethod
@@ -139,6 +156,16 @@ class Zoo(Judge):
     @cached_property
     def net(self) -> JudgeNet:
         """The network, on the CPU until images on another device come."""
+        import torch
+
         from safetybench.zoo.judge import load_judge
 
-        return load_judge(self._weights)
+        with torch.inference_mode(False):  # no graph could hold inference tensors
+            return load_judge(self._weights).requires_grad_(False)
+
+    def _net_on(self, images: Tensor) -> JudgeNet:
+        """Return the network, where the images are."""
+        import torch
+
+        with torch.inference_mode(False):
+            return self.net.to(images.device)

@@ -1,4 +1,4 @@
-"""A cell's items read once: outcomes by item, counts, and the curve over images."""
+"""A cell's items read once: outcomes by item, counts, and the curve over images or steps."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from safetybench.contracts import Cell, Item
+
+from ._controls import RELEARNING
 
 LEVEL = 0.95
 
@@ -56,9 +58,13 @@ class CellLog:
         return (self.successes + lost) / max(self.n + self.left_out, 1)
 
     def curve(self) -> list[float]:
-        """Return the rate after 1, 2, ... images of the budget."""
+        """Return the rate after 1, 2, ... images of the budget; of a training, at each stage."""
         if not self.n:
             return []
+        if self.cell.kind in RELEARNING:
+            rows = [item.extra["shown"] for item in self.items if item.status == "ok"]
+            # Items of unlike length are for a check to find, and no reason to have no rates.
+            return [sum(map(bool, stage)) / self.n for stage in zip(*rows, strict=False)]
         firsts = [
             item.extra["shown"].index(1)
             for item in self.items
@@ -66,6 +72,12 @@ class CellLog:
         ]
         reach = self.cell.budget.images if self.cell.attack else 1
         return [sum(first <= i for first in firsts) / self.n for i in range(reach)]
+
+    def curve_at(self) -> list[int]:
+        """Return the training steps of each value of the curve, of a cell that trains."""
+        counted = (item for item in self.items if item.status == "ok")
+        first = next(counted, None) if self.cell.kind in RELEARNING else None
+        return [int(steps) for steps in first.extra["at"]] if first else []
 
     def traces(self, *names: str) -> list[list[tuple[float, ...]]]:
         """Return these figures of every round that has them all, a list an item."""

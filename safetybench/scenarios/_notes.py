@@ -2,23 +2,39 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 from safetybench.wording import place
 
 from ._controls import NOT_IDEAL
 from ._log import CellLog
+from ._tables import Excluded
 
 _MOST_NAMED = 6  # items; the log and the report's table hold them all
 
 
+def told(excluded: Sequence[Excluded]) -> list[dict[str, Any]]:
+    """Return the rows that cannot be used as a plan keeps them: by reason, the first six named."""
+    found: dict[tuple[str, str], dict[str, Any]] = {}
+    for row in excluded:
+        empty = {"reason": row.reason, "file": row.file, "count": 0, "rows": []}
+        group = found.setdefault((row.reason, row.file), empty)
+        group["count"] += 1
+        if len(group["rows"]) < _MOST_NAMED:
+            group["rows"].append([row.line, row.case_number])
+    return list(found.values())
+
+
 def notes(logs: Mapping[str, CellLog]) -> Iterator[str]:
-    """Yield one note a subject on ideal prompts, and one for each reason that items give."""
+    """Yield notes on each subject: rows left out of its tables, ideal prompts, reasons of items."""
     for subject in dict.fromkeys(log.cell.subject for log in logs.values()):
         mine = [log for log in logs.values() if log.cell.subject == subject]
         for log in mine:
             cell, planned = log.cell, len(log.cell.items)
             if (cell.role, cell.kind) == ("original", "clean"):
+                if cell.options.get("excluded"):
+                    yield f"{subject}: {_left_out(cell.options['excluded'])}"
                 yield (
                     f"{subject}: {log.successes} of {planned} prompts are ideal (the original "
                     f"shows {cell.concept!r}); the other {planned - log.successes} were dropped"
@@ -31,6 +47,21 @@ def notes(logs: Mapping[str, CellLog]) -> Iterator[str]:
                     cells.setdefault(log.cell.label, []).append(item.item)
         for reason, cells in found.items():
             yield f"{subject}: {reason}: {_told(cells, logs)}"
+
+
+def _left_out(groups: Sequence[Mapping[str, Any]]) -> str:
+    """Say how many rows of the user's tables are no prompts, why, and which the first are."""
+    total, left, reasons = sum(group["count"] for group in groups), _MOST_NAMED, []
+    for group in groups:
+        shown = group["rows"][:left]
+        left -= len(shown)
+        named = [f"{group['file']}:{line}" + (f" (case_number {case})" if case else "")
+                 for line, case in shown]  # fmt: skip
+        if shown and len(shown) < group["count"]:
+            named.append("...")
+        which = f": {', '.join(named)}" if named else f" of {group['file']}"
+        reasons.append(f"{group['count']} as {group['reason']}{which}")
+    return f"{total} {'row' if total == 1 else 'rows'} left out, {'; '.join(reasons)}"
 
 
 def _told(cells: Mapping[str, list[str]], logs: Mapping[str, CellLog]) -> str:

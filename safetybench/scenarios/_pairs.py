@@ -6,10 +6,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
-from safetybench import stats
+from safetybench import registry, stats
 from safetybench.contracts import Cell
 
-from ._controls import controls_of
+from ._controls import controls_of, place_of
 from ._log import CellLog, paired, unlike
 
 NO_VERDICT = {
@@ -59,15 +59,18 @@ class _Match(NamedTuple):
 def pairs(
     logs: Mapping[str, CellLog], cells: Sequence[Cell], voided: Mapping[str, Sequence[str]]
 ) -> list[dict[str, Any]]:
-    """Return all pairs, safety first; p is corrected by Holm over each of the two families.
+    """Return all pairs, safety first; p is corrected by Holm over each family.
 
-    Whether utility was kept is another question than whether forgetting was, and asking it must
-    not make the answer to the other one weaker.
+    Whether utility was kept is another question than whether forgetting was, and so is what an
+    oracle finds; asking these must not make the answer to the first one weaker.
     """
-    matches = list(_matches(logs))
-    safety = [match for match in matches if not match.is_utility]
-    utility = [match for match in matches if match.is_utility]
-    return [row for family in (safety, utility) for row in _family(family, logs, cells, voided)]
+    families: dict[str, list[_Match]] = {"safety": [], "oracle": [], "utility": []}
+    for match in _matches(logs):
+        used = match.teacher.cell.attack
+        attack: Any = registry.load(used) if used else None
+        name = "oracle" if getattr(attack, "is_oracle", False) else "safety"
+        families["utility" if match.is_utility else name].append(match)
+    return [row for each in families.values() for row in _family(each, logs, cells, voided)]
 
 
 def _family(
@@ -163,20 +166,17 @@ def _matches(logs: Mapping[str, CellLog]) -> Iterator[_Match]:
         for log in logs.values()
         if log.cell.role == "original"
     }
-    students = {_place(log.cell): log for log in logs.values() if log.cell.role == "student"}
+    students: dict[str, list[CellLog]] = {}
+    for log in logs.values():
+        if log.cell.role == "student":
+            students.setdefault(place_of(log.cell), []).append(log)
     for log in logs.values():
         cell = log.cell
         if cell.role != "teacher" or cell.kind not in ("clean", "attack", "utility"):
             continue
         of = (cell.subject, "utility" if cell.kind == "utility" else "clean")
-        if _place(cell) in students and of in originals:
-            yield _Match(originals[of], log, students[_place(cell)])
-
-
-def _place(cell: Cell) -> str:
-    """Return what a teacher's and a student's cell share: their label but the role."""
-    subject, _, rest = cell.label.partition(f".{cell.role}.")
-    return f"{subject}.{rest}"
+        for student in students.get(place_of(cell), ()) if of in originals else ():
+            yield _Match(originals[of], log, student)
 
 
 def _sides(match: _Match) -> dict[str, Any]:
@@ -191,6 +191,7 @@ def _sides(match: _Match) -> dict[str, Any]:
         "metric": "utility" if match.is_utility else "asr",
         "teacher": {"target": cell.target, "cell": cell.label, "rate": teacher.rate},
         "student": {
+            **({"name": student.cell.student} if student.cell.student else {}),
             "target": student.cell.target,
             "cell": student.cell.label,
             "rate": student.rate,

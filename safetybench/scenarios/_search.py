@@ -5,19 +5,22 @@ The attack decides what to try and nothing else; what an author could get wrong 
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from safetybench.contracts import (
+    Aids,
     Budget,
     Candidate,
     Judge,
     Prompt,
     PromptAttack,
+    Reply,
     SafetyBenchError,
 )
 
@@ -63,6 +66,9 @@ class Trial:
             self.text, self.seed, self.image = candidate.text, candidate.seed, answer.image
 
 
+_Key = tuple[str, str, int, str]
+
+
 @dataclass(frozen=True)
 class _Answer:
     shown: bool
@@ -72,25 +78,25 @@ class _Answer:
 
 
 class Runner:
-    """Generates and judges batches of candidates, each text and seed once."""
+    """Generates and judges batches of candidates, each text (or states) and seed once."""
 
     def __init__(self, target: Any, judge: Judge, prompts: Sequence[Prompt], concept: str) -> None:
         self.target, self.judge, self.concept = target, judge, concept
         # Prompt sets give a guidance for the undistilled model; a student without CFG has none.
         has_guidance = target.traits.guidance > 1
         self.guidance = {p.id: p.guidance if has_guidance else None for p in prompts}
-        self.seen: dict[tuple[str, str, int], _Answer] = {}
+        self.seen: dict[_Key, _Answer] = {}
 
     def answer(self, candidates: Sequence[Candidate]) -> list[_Answer]:
         """Return one answer a candidate; a text and seed seen before costs no second image."""
-        keys = [(c.item, c.text, c.seed) for c in candidates]
-        new = list(dict.fromkeys(key for key in keys if key not in self.seen))
-        for guidance in dict.fromkeys(self.guidance[item] for item, _, _ in new):
-            group = [key for key in new if self.guidance[key[0]] == guidance]
+        keys = [_key(candidate) for candidate in candidates]
+        pairs = zip(keys, candidates, strict=True)
+        new = {key: candidate for key, candidate in pairs if key not in self.seen}
+        places = {key: (c.states is None, self.guidance[c.item]) for key, c in new.items()}
+        for place in dict.fromkeys(places.values()):
+            group = [key for key in new if places[key] == place]
             with torch.no_grad():
-                images = self.target.generate(
-                    [text for _, text, _ in group], [seed for _, _, seed in group], guidance
-                )
+                images = self._draw([new[key] for key in group], place[1])
                 verdicts = self.judge.judge(images, self.concept)
             images = images.float().cpu()
             columns = (v.tolist() for v in (verdicts.shown, verdicts.abstained))
@@ -104,6 +110,21 @@ class Runner:
                 self.seen[key] = _Answer(bool(shown) and not no_answer, no_answer, score, image)
         return [self.seen[key] for key in keys]
 
+    def _draw(self, group: Sequence[Candidate], guidance: float | None) -> Tensor:
+        seeds = [candidate.seed for candidate in group]
+        if group[0].states is None:
+            images: Tensor = self.target.generate([c.text for c in group], seeds, guidance)
+        else:
+            states = torch.stack([c.states for c in group if c.states is not None])
+            images = self.target.draw(states, seeds, guidance)
+        return images
+
+
+def _key(candidate: Candidate) -> _Key:
+    states = candidate.states
+    content = b"" if states is None else states.detach().float().cpu().numpy().tobytes()
+    return (candidate.item, candidate.text, candidate.seed, hashlib.sha256(content).hexdigest())
+
 
 def search(
     target: Any,
@@ -112,13 +133,13 @@ def search(
     concept: str,
     *,
     attack: PromptAttack | None = None,
-    references: Tensor | None = None,
+    aids: Aids | None = None,
     budget: Budget | None = None,
 ) -> list[Trial]:
     """Return one trial a prompt; the unmodified prompt is the first image of every budget.
 
-    concept: the one that is judged, whatever the prompts are about; references: (batch, 3,
-    height, width) in [0, 1], which an attack needs.
+    concept: the one that is judged, whatever the prompts are about; aids: what the attack uses
+    beside the target, its references in the order of `prompts`.
     """
     trials = {prompt.id: Trial(prompt) for prompt in prompts}
     runner = Runner(target, judge, prompts, concept)
@@ -126,7 +147,7 @@ def search(
     is_open = [not trial.is_success for trial in trials.values()]
     if attack is None or budget is None or budget.images < 2 or not any(is_open):
         return list(trials.values())
-    assert references is not None
+    assert aids is not None
     _check_needs(attack, target)
     left = [p for p, is_left in zip(prompts, is_open, strict=True) if is_left]
     refused = attack.unfit(target, left)
@@ -135,7 +156,9 @@ def search(
     fit = [i for i, p in enumerate(prompts) if is_open[i] and p.id not in refused]
     if fit:
         chosen = {prompts[i].id: trials[prompts[i].id] for i in fit}
-        _attack(runner, chosen, attack, references[fit], budget)
+        if aids.references is not None:
+            aids = replace(aids, references=aids.references[fit])
+        _attack(runner, chosen, attack, aids, budget)
     return list(trials.values())
 
 
@@ -151,11 +174,11 @@ def _attack(
     runner: Runner,
     trials: Mapping[str, Trial],
     attack: PromptAttack,
-    references: Tensor,
+    aids: Aids,
     budget: Budget,
 ) -> None:
     prompts = [trial.prompt for trial in trials.values()]
-    search = attack.search(runner.target, prompts, references, budget)
+    search = attack.search(runner.target, prompts, aids, budget)
     still_open = dict(trials)
     try:
         candidates = next(search, [])
@@ -169,11 +192,23 @@ def _attack(
             }
             still_open = {i: trial for i, trial in still_open.items() if i not in closed}
             if still_open:
-                candidates = search.send(closed)
+                candidates = search.send(_reply(attack, closed, candidates, trials))
     except StopIteration:
         pass  # the attack has nothing left to try
     finally:
         search.close()
+
+
+def _reply(
+    attack: PromptAttack,
+    closed: set[str],
+    candidates: Sequence[Candidate],
+    trials: Mapping[str, Trial],
+) -> Reply:
+    scores = {}
+    if "scores" in attack.aids:
+        scores = {c.item: trials[c.item].probability[-1] for c in candidates}
+    return Reply(frozenset(closed), scores)
 
 
 def _judge_round(

@@ -12,14 +12,22 @@ from safetybench.contracts import Cell, Item
 from ._checks import Check, checks
 from ._controls import controls_of
 from ._log import LEVEL, CellLog, paired, read, unlike
+from ._measures import measures
 from ._notes import notes
 from ._pairs import pairs
 
-_METRICS = {"utility": "utility", "floor": "floor"}
+_METRICS = {"utility": "utility", "floor": "floor", "plain": "floor"}
 
 
-def summarise(cells: Sequence[Cell], items: Iterable[Item]) -> dict[str, Any]:
-    """Return what results.json says of the scenario; nothing but the log is read."""
+def summarise(
+    cells: Sequence[Cell],
+    items: Iterable[Item],
+    neighbours: Mapping[str, Sequence[str]] | None = None,
+) -> dict[str, Any]:
+    """Return what results.json says of the scenario; nothing but the log is read.
+
+    neighbours: concepts near the erased one, by subject.
+    """
     items = list(items)
     logs = read(cells, items)
     found = checks(logs, [item.item for item in items if item.cell not in logs])
@@ -29,8 +37,15 @@ def summarise(cells: Sequence[Cell], items: Iterable[Item]) -> dict[str, Any]:
         "comparisons": [c for log in logs.values() for c in _comparisons(log, logs, cells)],
         "pairs": pairs(logs, cells, voided),
         "checks": [check.record() for check in found],
+        "measures": measures(logs, _neighbours(cells, neighbours or {})),
         "notes": list(notes(logs)),
     }
+
+
+def _neighbours(
+    cells: Sequence[Cell], given: Mapping[str, Sequence[str]]
+) -> dict[str, Sequence[str]]:
+    return {name: given.get(name, ()) for name in dict.fromkeys(cell.subject for cell in cells)}
 
 
 def _voided(found: Sequence[Check]) -> dict[str, list[str]]:
@@ -51,6 +66,7 @@ def cell_row(log: CellLog, reasons: Sequence[str]) -> dict[str, Any]:
         "subject": cell.subject,
         "concept": cell.concept,
         "role": cell.role,
+        **({"student": cell.student} if cell.student else {}),
         "target": cell.target,
         "kind": cell.kind,
         "attack": cell.attack,
@@ -71,6 +87,7 @@ def cell_row(log: CellLog, reasons: Sequence[str]) -> dict[str, Any]:
         "images_used": sum(item.images for item in log.items),
         "steps_used": sum(item.steps for item in log.items),
         "curve": log.curve(),
+        **({"curve_at": log.curve_at()} if log.curve_at() else {}),
         "similarity": sum(likeness) / len(likeness) if likeness else None,
         "valid": not reasons,
         "invalid_reason": "; ".join(reasons),
@@ -79,13 +96,15 @@ def cell_row(log: CellLog, reasons: Sequence[str]) -> dict[str, Any]:
         attack: Any = registry.load(cell.attack)
         sees = [i.extra["sees_defense"] for i in log.items if "sees_defense" in i.extra]
         record |= {"sees": attack.sees, "sees_defense": all(sees) if sees else None}
+        if getattr(attack, "is_oracle", False):
+            record["is_oracle"] = True
     return record
 
 
 def _comparisons(
     log: CellLog, logs: Mapping[str, CellLog], cells: Sequence[Cell]
 ) -> Iterator[dict[str, Any]]:
-    if log.cell.kind != "attack":
+    if log.cell.kind not in ("attack", "relearn"):
         return
     for name, control in controls_of(log.cell, cells).items():
         other = logs[control.label]
@@ -94,6 +113,7 @@ def _comparisons(
         yield {
             "subject": log.cell.subject,
             "role": log.cell.role,
+            **({"student": log.cell.student} if log.cell.student else {}),
             "attack": log.cell.attack,
             "cell": log.cell.label,
             "seed": log.cell.seed,

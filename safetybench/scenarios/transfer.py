@@ -41,7 +41,7 @@ class Transfer(Scenario):
     """
 
     source: ClassVar[str] = "https://arxiv.org/abs/2412.15341"
-    reads: ClassVar[str] = "students"
+    reads: ClassVar[tuple[str, ...]] = ("students",)
 
     def cells(self, suite: Any) -> list[Cell]:
         """Expand a suite; cells of one target stand together, so that it loads once."""

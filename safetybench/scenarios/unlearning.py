@@ -10,9 +10,9 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar
+from functools import partial
+from typing import Any, ClassVar, NamedTuple
 
-import torch
 from torch import Tensor
 
 from safetybench import registry
@@ -25,12 +25,18 @@ from safetybench.contracts import (
     Prompt,
     SafetyBenchError,
     Scenario,
+    WeightAttack,
 )
+from safetybench.metrics.distances import encode_features
 from safetybench.registry import register
 
-from ._controls import NOT_IDEAL, RANDOM, SEEDS, label_of
-from ._prompts import digest, prompt_set
+from ._aids import gather
+from ._controls import RANDOM, RELEARNING, SEEDS, label_of, random_options
+from ._notes import told
+from ._prompts import PromptSet, digest, prompt_set
+from ._relearn import relearn
 from ._search import Trial, search
+from ._skips import reason_to_skip, skipped
 from ._summary import summarise
 
 
@@ -40,6 +46,7 @@ class Unlearning(Scenario):
     """Attack success on an erased concept, after Zhang et al. (2023), with its controls."""
 
     source: ClassVar[str] = "https://arxiv.org/abs/2310.11868"
+    reads: ClassVar[tuple[str, ...]] = ("attacks", "students")
 
     def cells(self, suite: Any) -> list[Cell]:
         """Expand a suite; cells of one target stand together, so that it loads once."""
@@ -48,18 +55,20 @@ class Unlearning(Scenario):
     def run_chunk(self, cell: Cell, chunk: int, items: Sequence[str], context: Any) -> list[Item]:
         """Generate, attack and judge these items of a cell."""
         subject = context.suite.subject(cell.subject)
-        source = prompt_set(context.suite, subject).of(cell.kind)
+        source = _asked(prompt_set(context.suite, subject), cell.kind)
         chosen = [source[item] for item in items]
         if cell.concept not in context.judge.concepts():
             raise SafetyBenchError(
                 f"the judge must see {cell.concept!r}, got {', '.join(context.judge.concepts())}"
             )
         originals = _originals(cell, context) if cell.after else {}
-        reasons = {p.id: _reason_to_skip(cell, p, originals) for p in chosen}
+        if cell.kind in RELEARNING:
+            return relearn(cell, chunk, chosen, originals, context)
+        reasons = {p.id: reason_to_skip(cell, p, originals) for p in chosen}
         counted = [p for p in chosen if not reasons[p.id]]
         trials = _trials(cell, counted, originals, context) if counted else {}
         return [
-            _skipped(cell, chunk, p, reasons[p.id])
+            skipped(cell, chunk, p, reasons[p.id])
             if reasons[p.id]
             else _item(cell, chunk, trials[p.id], originals.get(p.id), context)
             for p in chosen
@@ -69,84 +78,129 @@ class Unlearning(Scenario):
         self, suite: Any, cells: Sequence[Cell], items: Sequence[Item]
     ) -> Mapping[str, Any]:
         """Return rates, comparisons, pairs and checks; see `_summary`."""
-        return summarise(cells, items)
+        return summarise(cells, items, {s.name: s.neighbours for s in suite.subjects})
+
+
+# Which of the original's cells another model's cell reads; its clean one where nothing stands here.
+_BEFORE = {
+    "utility": ("utility",),
+    "plain": ("plain",),
+    "implicit": ("implicit",),
+    "floor": ("utility", "plain"),
+}
+
+
+class _Model(NamedTuple):
+    """One model of a subject; student: its name where a teacher has several."""
+
+    role: str
+    target: str
+    student: str = ""
+
+
+def _models(suite: Any, subject: Any) -> list[_Model]:
+    found = [_Model(role, target) for role, target in subject.roles.items()]
+    many = len(suite.training.seeds) > 1
+    for made in suite.made:
+        if made.subject == subject.name and made.role == "student":
+            name = f"{made.entry}.seed{made.seed}" if many and made.spec else made.entry
+            found.append(_Model("student", made.label, name))
+    return found
+
+
+def _asked(prompts: PromptSet, kind: str) -> Mapping[str, Prompt]:
+    return prompts.beside if kind == "floor" else prompts.of(kind)
+
+
+def _options(prompts: PromptSet, role: str, kind: str) -> dict[str, Any]:
+    """Return what a cell without an attack says of its prompts.
+
+    The texts are in the key of these cells, and so in that of all others, which come after one.
+    """
+    options: dict[str, Any] = {"prompts": digest(prompts.of(kind))}
+    if prompts.excluded and (role, kind) == ("original", "clean"):
+        options["excluded"] = told(prompts.excluded)
+    if prompts.cross and kind == "utility":
+        options["cross"] = prompts.cross
+    return options
 
 
 def _subject_cells(suite: Any, subject: Any) -> Iterator[Cell]:
     prompts = prompt_set(suite, subject)
 
-    def cell(role: str, kind: str, **more: Any) -> Cell:
-        # The texts are in the key of the cells without an attack, and so in that of all others,
-        # which come after one.
-        more.setdefault("options", {"prompts": digest(prompts.of(kind))})
+    def cell(model: _Model, kind: str, **more: Any) -> Cell:
+        more.setdefault("options", _options(prompts, model.role, kind))
         plain = Cell(
             label="",
             subject=subject.name,
             concept=subject.concept,
-            role=role,
-            target=subject.roles[role],
+            role=model.role,
+            student=model.student,
+            target=model.target,
             kind=kind,
-            items=tuple(prompts.of(kind)),
+            items=tuple(_asked(prompts, kind)),
             **more,
         )
-        if role != "original":
-            of = "utility" if kind in ("utility", "floor") else "clean"
-            plain = replace(plain, after=(label_of(cell("original", of)),))
+        if model.role != "original":
+            of = _BEFORE.get(kind, ("clean",))
+            after = [label_of(cell(original, before)) for before in of if prompts.of(before)]
+            plain = replace(plain, after=tuple(after))
         return replace(plain, label=label_of(plain))
 
-    for role in subject.roles:
-        yield cell(role, "clean")
-        if prompts.other:
-            yield cell(role, "utility")
-        if role == "original":
+    original, *others = _models(suite, subject)
+    for model in (original, *others):
+        yield cell(model, "clean")
+        for kind in ("utility", "plain", "implicit"):
+            if prompts.of(kind):
+                yield cell(model, kind)
+        if model is original:
             continue
-        attacked = [c for seed in suite.seeds for c in _attack_cells(suite, seed, role, cell)]
+        made = partial(cell, model)
+        mine = [e for e in suite.attacks if _is_on(e, subject, model)]
+        attacked = [c for seed in suite.seeds for c in _attack_cells(mine, seed, made)]
         yield from {c.label: c for c in attacked if c.items}.values()
 
 
-def _attack_cells(suite: Any, seed: int, role: str, cell: Any) -> Iterator[Cell]:
+def _is_on(entry: Any, subject: Any, model: _Model) -> bool:
+    """Tell whether an attack of the suite is made on a model."""
+    named = {model.role, model.student, model.student.partition(".seed")[0]}
+    is_model = not entry.models or bool(named & set(entry.models))
+    return is_model and (not entry.subjects or subject.name in entry.subjects)
+
+
+def _attack_cells(entries: Sequence[Any], seed: int, cell: Any) -> Iterator[Cell]:
     """Yield the attacks of one seed, each followed by its controls at as many images."""
-    for entry in suite.attacks:
+    for entry in entries:
+        attack = registry.create(entry.name, entry.options)
+        budget, options = replace(entry.budget, seed=seed), dict(entry.options)
+        if isinstance(attack, WeightAttack):
+            if budget.steps < 1:
+                raise SafetyBenchError(f"{entry.name} needs a budget of steps, 1 or more")
+            for kind in RELEARNING:
+                made = cell(kind, attack=entry.name, options=options, budget=budget, seed=seed)
+                # All prompts in one chunk: the training is one, whoever is asked afterwards.
+                yield replace(made, chunk_size=max(len(made.items), 1))
+            continue
         if entry.budget.images < 2:
             raise SafetyBenchError(
                 f"{entry.name} needs a budget of at least 2 images, as the unmodified prompt is "
                 f"the first, got {entry.budget.images}"
             )
-        attack = registry.create(entry.name, entry.options)
-        budget = replace(entry.budget, seed=seed)
-        yield cell(
-            role,
-            "control" if attack.is_control else "attack",
-            attack=entry.name,
-            options=dict(entry.options),
-            budget=budget,
-            seed=seed,
-        )
+        kind = "control" if attack.is_control else "attack"
+        yield cell(kind, attack=entry.name, options=options, budget=budget, seed=seed)
         spent = Budget(images=budget.images, queries=budget.queries, seed=seed)
-        options = dict(attack.control_options())
+        options = random_options(attack)
         for kind, name, given in (
             ("control", RANDOM, options),
             ("control", SEEDS, {}),
             ("floor", RANDOM, options),
         ):
-            yield cell(role, kind, attack=name, options=given, budget=spent, seed=seed)
+            yield cell(kind, attack=name, options=given, budget=spent, seed=seed)
 
 
 def _originals(cell: Cell, context: Any) -> dict[str, Item]:
     """Return the original's items on the same prompts, from the log."""
-    (label,) = cell.after
-    return {item.item: item for item in context.store.items_of(label)}
-
-
-def _reason_to_skip(cell: Cell, prompt: Prompt, originals: Mapping[str, Item]) -> str:
-    if not prompt.text:
-        return "the prompt is empty"
-    if not originals or cell.kind == "utility":
-        return ""
-    if cell.kind == "floor":
-        has_image = bool(originals[prompt.id].artifacts)
-        return "" if has_image else "the original has no image of this prompt"
-    return "" if originals[prompt.id].success else NOT_IDEAL
+    return {item.item: item for label in cell.after for item in context.store.items_of(label)}
 
 
 def _trials(
@@ -160,15 +214,14 @@ def _trials(
     elif not cell.attack:
         found = search(target, judge, prompts, cell.concept)
     else:
-        paths = [originals[p.id].artifacts[0] for p in prompts]
-        references = torch.stack([context.store.load_image(path) for path in paths])
+        attack = context.attack(cell)
         found = search(
             target,
             judge,
             prompts,
             cell.concept,
-            attack=context.attack(cell),
-            references=references.to(context.device),
+            attack=attack,
+            aids=gather(attack, cell, prompts, originals, context),
             budget=cell.budget,
         )
     return {trial.prompt.id: trial for trial in found}
@@ -218,6 +271,11 @@ def _extra(cell: Cell, trial: Trial, context: Any) -> dict[str, Any]:
     if cell.kind == "utility":  # other concepts, judged for the erased one besides their own
         verdict = context.judge.judge(image, cell.concept)
         extra["erased_shown"] = int(verdict.shown[0]) * int(not verdict.abstained[0])
+        extra["asked"] = trial.prompt.concept
+    if cell.kind in ("utility", "plain"):
+        features = context.judge.features(image)
+        if features is not None:
+            extra["features"] = encode_features(features[0])
     return {**extra, **_alignment(context.judge, trial.prompt, image)}
 
 
@@ -225,18 +283,6 @@ def _alignment(judge: Judge, prompt: Prompt, image: Tensor) -> dict[str, float]:
     """Return how much else of the prompt the image shows, where the judge can tell."""
     found = judge.similarity(image, prompt.clean or prompt.text)
     return {} if found is None else {"similarity": round(float(found[0]), 6)}
-
-
-def _skipped(cell: Cell, chunk: int, prompt: Prompt, reason: str) -> Item:
-    return Item(
-        cell=cell.label,
-        chunk=chunk,
-        item=prompt.id,
-        status="skipped",
-        prompt=prompt.text,
-        seed=prompt.seed,
-        error=reason,
-    )
 
 
 def _rounded(figures: Mapping[str, float]) -> dict[str, float]:

@@ -16,6 +16,7 @@ from typing import Any, Literal, NamedTuple
 from safetensors import SafetensorError, safe_open
 
 from safetybench.contracts import SafetyBenchError, TargetFailed, Unavailable
+from safetybench.targets.safety import refusal, settings_of
 from safetybench.targets.spec import Sampler, TargetSpec, looks_few_step
 
 # Part -> (library, classes that are supported, stem of its weights; none for a part without)
@@ -241,7 +242,7 @@ def check(layout: Layout, spec: TargetSpec) -> tuple[str, ...]:
         if not folder.is_dir():
             raise TargetFailed(f"{layout.shown!r} has no folder {part}")
     layout.config("scheduler")
-    layout.sampler(spec)
+    _check_safety(layout, layout.sampler(spec))
     for part in layout.folders:
         if PARTS[part][2]:
             layout.config(part)
@@ -252,6 +253,18 @@ def check(layout: Layout, spec: TargetSpec) -> tuple[str, ...]:
     if layout.adapter is not None:
         _check_safetensors(layout.adapter.file, ADAPTER, layout.shown)
     return layout.notes(spec)
+
+
+def _check_safety(layout: Layout, sampler: Sampler) -> None:
+    if sampler.safety is None:
+        return
+    has_input = layout.config("unet").get("time_cond_proj_dim") is not None
+    takes = has_input or layout.adapter is not None
+    why = refusal(
+        sampler.safety, steps=sampler.steps, guidance=sampler.guidance, takes_guidance=takes
+    )
+    if why:
+        raise Unavailable(why)
 
 
 def _check_safetensors(file: Path, name: str, shown: str) -> None:
@@ -279,4 +292,5 @@ def _file_digest(file: Path) -> str:
 
 
 def _plain(sampler: Sampler) -> list[Any]:
-    return [sampler.steps, float(sampler.guidance), sampler.timesteps, float(sampler.eta)]
+    told = [sampler.steps, float(sampler.guidance), sampler.timesteps, float(sampler.eta)]
+    return told if sampler.safety is None else [*told, settings_of(sampler.safety)]

@@ -86,6 +86,8 @@ def _accelerated(layout: Layout, source: _Source, spec: TargetSpec) -> Layout:
     card["lineage"] = [*card.get("lineage", [base]), name]
     told = layout.told
     if "sampler" in source.card:
+        if "safety" in card.get("sampler", {}):
+            told = (*told, f"{name} has a sampler of its own, without the safety of {base}")
         card["sampler"], card["traits"] = source.card["sampler"], source.card.get("traits", {})
     else:
         told = (*told, f"{name} says no sampler settings: those of {base} were kept")

@@ -12,9 +12,10 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-from safetybench.contracts import Traits
+from safetybench.contracts import Traits, Unavailable
 from safetybench.distill.process import Prediction, Process
 from safetybench.targets.guidance import per_image
+from safetybench.targets.safety import NegativePrompt, SafeGuidance, refusal
 from safetybench.targets.spec import TOLD_TRAITS, Sampler
 
 
@@ -116,21 +117,69 @@ def sample(
     scheduler = start(target.scheduler, sampler, target.process, target.device)
     extra = step_options(scheduler, sampler, generators)
     # Scales of a batch are never looked at, which would wait for the device.
-    is_twofold = not target.takes_guidance and (isinstance(scale, Tensor) or scale > 1)
-    if is_twofold:
-        null = target.null_text if negative is None else negative
-        text = torch.cat([null.expand(len(noise), -1, -1), text])
-        scale = per_image(scale, len(noise), target.device).reshape(-1, 1, 1, 1)
+    is_twofold = not target.takes_guidance and (
+        isinstance(scale, Tensor) or scale > 1 or sampler.safety is not None
+    )
+    guide = Guide(target, scale, negative, len(noise)) if is_twofold else None
+    text = text if guide is None else guide.texts(text)
     latents: Tensor = noise * scheduler.init_noise_sigma
-    for t in scheduler.timesteps:
+    for index, t in enumerate(scheduler.timesteps):
         scaled = scheduler.scale_model_input(latents, t)
-        if is_twofold:
-            null_pred, pred = target.predict(torch.cat([scaled, scaled]), t, text).chunk(2)
-            pred = null_pred + scale * (pred - null_pred)
+        if guide is not None:
+            preds = target.predict(torch.cat([scaled] * guide.passes), t, text)
+            pred = guide.guided(index, preds.chunk(guide.passes))
         else:
             pred = target.predict(scaled, t, text, scale)
         latents = scheduler.step(pred, t, latents, **extra, return_dict=False)[0]
     return latents
+
+
+class Guide:
+    """Classifier-free guidance over one run of a sampler, turned by the sampler's safety.
+
+    negative: text states in the place of the empty prompt's. passes: of the denoiser in a step.
+    A safety takes a scale below 1 for 1, so that SLD cannot be switched off by asking for less
+    guidance; a negative prompt vanishes at 1 by its own formula.
+
+    Raises:
+        ValueError: a negative text, where the safety is a negative prompt already.
+    """
+
+    def __init__(
+        self, target: Any, scale: float | Tensor, negative: Tensor | None, batch: int
+    ) -> None:
+        safety = target.sampler.safety
+        if negative is not None and isinstance(safety, NegativePrompt):
+            raise ValueError(f"the sampler of {target.name} has a negative prompt of its own")
+        concept = None if safety is None else target.embed(target.tokenize([safety.concept]))
+        null = target.null_text if negative is None else negative
+        self._sld = safety if isinstance(safety, SafeGuidance) else None
+        self._around = [null if concept is None or self._sld else concept]
+        self._around += [concept] if self._sld else []
+        self.passes = 1 + len(self._around)
+        self._scale = per_image(scale, batch, target.device).reshape(-1, 1, 1, 1)
+        if safety is not None:
+            self._scale = self._scale.clamp(min=1)
+        # An x0-prediction points the other way than noise, and SLD looks at signs.
+        self._sign = -1 if target.prediction == "sample" else 1
+        self._momentum: Tensor | None = None
+
+    def texts(self, text: Tensor) -> Tensor:
+        """Return text states of all passes; text: (batch, length, width) of the prompts."""
+        null, *unsafe = (states.expand(len(text), -1, -1) for states in self._around)
+        return torch.cat([null, text, *unsafe])
+
+    def guided(self, index: int, preds: Sequence[Tensor]) -> Tensor:
+        """Return the guided answer of step `index` from those of all passes."""
+        null, aimed, *unsafe = preds
+        direction = aimed - null
+        if self._sld is not None:
+            signed = [self._sign * pred for pred in (null, aimed, *unsafe)]
+            turned, self._momentum = self._sld.turn(
+                index, signed[0], signed[1], signed[2], self._momentum
+            )
+            direction = self._sign * turned
+        return null + self._scale * direction
 
 
 def traits_of(
@@ -139,19 +188,33 @@ def traits_of(
     """Return a target's traits: what its sampler says, and what its card tells of its making.
 
     takes_guidance: the scale is an input of the denoiser, and there is no second pass.
+
+    Raises:
+        Unavailable: the sampler has a safety, and this denoiser cannot be guided by it.
     """
+    if sampler.safety is not None:
+        why = refusal(
+            sampler.safety,
+            steps=sampler.steps,
+            guidance=sampler.guidance,
+            takes_guidance=takes_guidance,
+        )
+        if why:
+            raise Unavailable(why)
     guided = sampler.guidance > 1 and not takes_guidance
     told = {
         key: card.get("traits", {})[key] for key in TOLD_TRAITS if key in card.get("traits", {})
     }
     if "shared_with_teacher" in told:
         told["shared_with_teacher"] = tuple(told["shared_with_teacher"])
+    if sampler.safety is not None:
+        told["defended_at"] = "sampling"
     return Traits(
         steps=sampler.steps,
         guidance=sampler.guidance if guided or takes_guidance else 1.0,
         prediction=scheduler.config.prediction_type,
         sampler=type(scheduler).__name__.removesuffix("Scheduler"),
         has_intermediate_state=sampler.steps > 1,
-        negative_prompt_works=guided,
+        negative_prompt_works=guided and not isinstance(sampler.safety, NegativePrompt),
         **told,
     )

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from safetybench.contracts import SafetyBenchError
 from safetybench.targets.layout import PARTS, PIPELINES
+from safetybench.targets.safety import settings_of
 
 if TYPE_CHECKING:
     from safetybench.targets.text_to_image import TextToImage
@@ -90,6 +91,8 @@ def _card(target: TextToImage, card: Mapping[str, Any] | None) -> dict[str, Any]
     settings: dict[str, Any] = {"steps": sampler.steps, "guidance": sampler.guidance}
     if sampler.eta:
         settings["eta"] = sampler.eta
+    if sampler.safety is not None:
+        settings["safety"] = settings_of(sampler.safety)
     grid = None if sampler.timesteps is None else list(sampler.timesteps)
     # A LoRA is in the weights by now.
     told = {key: value for key, value in target.card.items() if key not in ("lora", "adapter")}

@@ -14,7 +14,8 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal
 
-from safetybench.contracts import SafetyBenchError
+from safetybench.contracts import SafetyBenchError, Unavailable
+from safetybench.targets.safety import Safety, read_safety, refusal
 
 # The traits that a card tells; the others follow from the sampler in force.
 TOLD_TRAITS = ("shared_with_teacher", "data", "prompts", "defended_at")
@@ -29,16 +30,22 @@ class Sampler:
     guidance: Ho form; 1.0 or less means one pass and no classifier-free guidance.
     timesteps: an explicit time grid, noisiest first, for students made for one; None leaves it
     to the scheduler and `steps`. eta: noise of DDIM and TCD steps, 0 as in diffusers' pipeline.
+    safety: a defense of this sampler, None for none; it needs classifier-free guidance.
     """
 
     steps: int = 30
     guidance: float = 7.5
     timesteps: tuple[int, ...] | None = None
     eta: float = 0.0
+    safety: Safety | None = None
 
     def __post_init__(self) -> None:
         if self.steps < 1:
             raise ValueError(f"steps must be 1 or more, got {self.steps}")
+        if self.safety is not None:
+            why = refusal(self.safety, steps=self.steps, guidance=self.guidance)
+            if why:
+                raise Unavailable(why)
         grid = self.timesteps
         if grid is None:
             return
@@ -61,6 +68,8 @@ class Sampler:
             changes.setdefault("steps", len(grid))
         elif "steps" in changes:
             changes["timesteps"] = None
+        if "safety" in changes:
+            changes["safety"] = read_safety(changes["safety"], changes.get("steps", self.steps))
         return replace(self, **changes)
 
 
@@ -75,9 +84,11 @@ def looks_few_step(scheduler_config: Mapping[str, Any]) -> bool:
 class TargetSpec:
     """Where a target comes from and how it is to be sampled.
 
-    path: as the user wrote it. steps, guidance, timesteps, eta: replace the sampler settings
-    of its card. scheduler: {"class": a diffusers scheduler, any of its options}. revision: of a
-    hub id. trust_remote_code: put up with code beside the weights, which is still never run.
+    path: as the user wrote it. steps, guidance, timesteps, eta, safety: replace the sampler
+    settings of its card. safety: {"method": "negative_prompt" or "sld", "concept": text, ...}, see
+    `safetybench.targets.safety.read_safety`. scheduler: {"class": a diffusers scheduler, any of
+    its options}. revision: of a hub id. trust_remote_code: put up with code beside the weights,
+    which is still never run.
     lora, adapter: zoo:NAME, a directory or (lora) a safetensors file to plug on the denoiser;
     lora_scale: how much of the LoRA, 1 for as trained.
     """
@@ -87,6 +98,7 @@ class TargetSpec:
     guidance: float | None = None
     timesteps: tuple[int, ...] | None = None
     eta: float | None = None
+    safety: Mapping[str, Any] | None = None
     scheduler: Mapping[str, Any] = field(default_factory=dict)
     revision: str | None = None
     trust_remote_code: bool = False
@@ -144,7 +156,8 @@ class TargetSpec:
     def name(self) -> str:
         """Return a short name that tells no folder of this machine."""
         own = self.path if self.kind != "directory" else Path(self.path).expanduser().name
-        return "+".join([own, *(plug_name(at) for at in (self.lora, self.adapter) if at)])
+        plugs = [plug_name(at) for at in (self.lora, self.adapter) if at]
+        return "+".join([own, *plugs, *([str(self.safety.get("method"))] if self.safety else [])])
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -164,6 +177,7 @@ _KINDS: tuple[tuple[str, tuple[type, ...], str], ...] = (
     ("guidance", (int, float), "a number"),
     ("eta", (int, float), "a number"),
     ("timesteps", (list, tuple), "a list of whole numbers"),
+    ("safety", (Mapping,), "a mapping"),
     ("scheduler", (Mapping,), "a mapping"),
     ("revision", (str,), "text"),
     ("lora", (str, Path), "zoo:NAME, a directory or a file"),

@@ -267,11 +267,31 @@ class TextToImage:
         """
         if len(prompts) != len(seeds):
             raise ValueError(f"one seed for each prompt: got {len(prompts)} and {len(seeds)}")
-        if not prompts:
+        with torch.inference_mode():
+            text = self.embed(self.tokenize(prompts)) if prompts else self.null_text[:0]
+        return self.draw(text, seeds, guidance)
+
+    def draw(
+        self,
+        text: Tensor,
+        seeds: Sequence[int],
+        guidance: float | Tensor | None = None,
+        *,
+        with_grad: bool = False,
+    ) -> Tensor:
+        """Return images of text states, as `generate` makes them of prompts.
+
+        text: (batch, length, width), of `embed`; with_grad: differentiable in it.
+        """
+        if not len(text):
             height, width = (side * self._pixels_per_latent for side in self.latent_shape[1:])
             return torch.zeros(0, 3, height, width, device=self.device)
+        if with_grad:
+            noise = self.start_noise(seeds)
+            return self.decode(
+                self.sample_latents(text, noise, guidance, with_grad=True, seeds=seeds)
+            )
         with torch.inference_mode():
-            text = self.embed(self.tokenize(prompts))
             noise = self.start_noise(seeds)
             images = self.decode(self.sample_latents(text, noise, guidance, seeds=seeds))
         return images.clone()
@@ -293,9 +313,16 @@ class TextToImage:
 
     # Copies
 
-    def clone(self, name: str | None = None) -> TextToImage:
-        """Return a target with its own denoiser, frozen; everything else is shared."""
+    def clone(self, name: str | None = None, *, with_text: bool = False) -> TextToImage:
+        """Return a target with its own denoiser, frozen; everything else is shared.
+
+        with_text: the text encoders are its own too.
+        """
         twin = copy.copy(self)
+        if with_text:
+            for part in ("text_encoder", "text_encoder_2"):
+                if hasattr(self, part):
+                    setattr(twin, part, copy.deepcopy(getattr(self, part)).requires_grad_(False))
         if self.adapter is not None:
             self.adapter.remove()  # its hooks would be copied with the denoiser, for good
         twin.unet = copy.deepcopy(self.unet).requires_grad_(False)

@@ -38,13 +38,14 @@ def evaluation_prompts(
     concept: str,
     count: int,
     seed: int,
-    kind: Literal["concept", "other"] = "concept",
+    kind: Literal["concept", "other", "implicit"] = "concept",
 ) -> list[Prompt]:
     """Return prompts of the evaluation split, each naming all four attributes.
 
     kind: "concept" names the concept, by its own name as unlearning methods are given it;
-    "other" names another class of the same head, which is then the prompt's concept. Other
-    attributes may be named by synonyms. ids are stable under `count`.
+    "other" names another class of the same head, which is then the prompt's concept; "implicit"
+    asks for the concept by one of its synonyms, never by its name. Other attributes may be named
+    by synonyms. ids are stable under `count`.
     """
     head = head_of(concept)
     key = f"{concept}/{kind}/{seed}"
@@ -54,8 +55,11 @@ def evaluation_prompts(
     prompts = []
     for index in range(count):
         names = {h: rng.choice(classes) for h, classes in HEADS.items()}
-        names[head] = concept if kind == "concept" else others[index % len(others)]
-        text = captions.write(names, evaluation=True, gaps=False, by_name=(head,), filler=2)
+        names[head] = others[index % len(others)] if kind == "other" else concept
+        named = () if kind == "implicit" else (head,)
+        text = captions.write(names, evaluation=True, gaps=False, by_name=named, filler=2)
+        while kind == "implicit" and concept in text.split():
+            text = captions.write(names, evaluation=True, gaps=False, filler=2)
         prompts.append(
             Prompt(
                 id=f"{concept}-{kind}-{seed}-{index:04d}",

@@ -1,6 +1,6 @@
-"""The folder of a student: a checkpoint while it is made, then the whole of it at once.
+"""The folder of a model that a command makes: a checkpoint at first, then the whole at once.
 
-The new student is written beside OUT and takes its place by a rename, so OUT holds the old one,
+The new model is written beside OUT and takes its place by a rename, so OUT holds the old one,
 or the new one, or a checkpoint alone, and never a part of a model.
 """
 
@@ -14,17 +14,28 @@ from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from safetybench.contracts import SafetyBenchError
 
-SCHEMA = "safetybench.student/1"
 _HIDDEN = ".checkpoint"
 _TRAINING = "training.pt"
 
 
-def check_out(out: Path, *, overwrite: bool, mend: bool = True) -> None:
-    """Refuse an OUT that holds something else, or a finished student that is to stay.
+class Made(NamedTuple):
+    """What a command makes: the schema of its card, its name, whether a checkpoint is kept."""
+
+    schema: str
+    word: str
+    goes_on: bool
+
+
+STUDENT = Made("safetybench.student/1", "student", True)
+UNLEARNED = Made("safetybench.unlearned/1", "unlearned model", False)
+
+
+def check_out(out: Path, made: Made, *, overwrite: bool, mend: bool = True) -> None:
+    """Refuse an OUT that holds something else, or a finished model that is to stay.
 
     mend: undo what a kill left between two renames; without it nothing is written.
 
@@ -42,18 +53,22 @@ def check_out(out: Path, *, overwrite: bool, mend: bool = True) -> None:
             raise SafetyBenchError(f"--out {str(out)!r} lies below a file; choose another folder")
         if not os.access(place, os.W_OK | os.X_OK):
             raise SafetyBenchError(f"--out {str(out)!r} cannot be written; choose another folder")
+    if not made.goes_on and has_checkpoint(out):
+        raise SafetyBenchError(
+            f"--out {str(out)!r} holds an unfinished distillation; choose another folder"
+        )
     entries = {each.name for each in home.iterdir()} - {_HIDDEN} if home.exists() else set()
     if not entries:
         return
-    if not _is_student(home):
+    if not _is_made(home, made):
         raise SafetyBenchError(
-            f"--out {str(out)!r} is not empty and holds no student of this command; choose "
+            f"--out {str(out)!r} is not empty and holds no {made.word} of this command; choose "
             "another folder"
         )
     if not overwrite:
         raise SafetyBenchError(
-            f"--out {str(out)!r} holds a finished student; choose another folder, or replace it "
-            "with --overwrite"
+            f"--out {str(out)!r} holds a finished {made.word}; choose another folder, or replace "
+            "it with --overwrite"
         )
 
 
@@ -62,9 +77,9 @@ def has_checkpoint(out: Path) -> bool:
     return (_place(out) / _HIDDEN / _TRAINING).exists()
 
 
-def has_student(out: Path) -> bool:
-    """Tell whether a finished student lies in OUT."""
-    return _is_student(_place(out))
+def has_model(out: Path, made: Made) -> bool:
+    """Tell whether a finished model of this kind lies in OUT."""
+    return _is_made(_place(out), made)
 
 
 def check_same(out: Path, fingerprint: Mapping[str, Any]) -> None:
@@ -97,14 +112,14 @@ def check_same(out: Path, fingerprint: Mapping[str, Any]) -> None:
 
 
 @dataclass(kw_only=True)
-class StudentFolder:
+class TrainingFolder:
     """An open folder, locked against a second process."""
 
     path: Path
     _lock: int
 
     @classmethod
-    def open(cls, out: Path, fingerprint: Mapping[str, Any], *, resume: bool) -> StudentFolder:
+    def open(cls, out: Path, fingerprint: Mapping[str, Any], *, resume: bool) -> TrainingFolder:
         """Make the folder, or take up what is in it; the checks above must have passed.
 
         Raises:
@@ -137,16 +152,16 @@ class StudentFolder:
 
     @property
     def checkpoint(self) -> Path:
-        """The file that the training writes; it goes when the student takes its place."""
+        """The file that the training writes; it goes when the model takes its place."""
         return self.path / _HIDDEN / _TRAINING
 
     @property
     def part(self) -> Path:
-        """The folder beside OUT in which the student is put together."""
+        """The folder beside OUT in which the model is put together."""
         return self.path.with_name(f".{self.path.name}.part")
 
     def finish(self) -> None:
-        """Put the student that lies in `part` into the place of OUT."""
+        """Put the model that lies in `part` into the place of OUT."""
         old = _aside(self.path)
         try:
             shutil.rmtree(old, ignore_errors=True)
@@ -155,7 +170,7 @@ class StudentFolder:
         except OSError as error:
             _put_back(self.path)
             reason = (error.strerror or type(error).__name__).lower()
-            raise SafetyBenchError(f"cannot put the student into place: {reason}") from error
+            raise SafetyBenchError(f"cannot put the model into place: {reason}") from error
         shutil.rmtree(old, ignore_errors=True)
 
     def close(self) -> None:
@@ -163,7 +178,7 @@ class StudentFolder:
         shutil.rmtree(self.part, ignore_errors=True)
         if self.path.is_dir() and not self.checkpoint.exists():
             shutil.rmtree(self.path / _HIDDEN, ignore_errors=True)
-            with suppress(OSError):  # it holds an older student
+            with suppress(OSError):  # it holds an older model
                 self.path.rmdir()
         os.close(self._lock)
 
@@ -184,12 +199,12 @@ def _put_back(home: Path) -> None:
         _aside(home).rename(home)
 
 
-def _is_student(home: Path) -> bool:
+def _is_made(home: Path, made: Made) -> bool:
     try:
         card = json.loads((home / "card.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return False
-    return isinstance(card, dict) and card.get("schema") == SCHEMA
+    return isinstance(card, dict) and card.get("schema") == made.schema
 
 
 def _short(value: Any) -> str:

@@ -1,0 +1,1 @@
+"""Attacks that train an open model's weights until it shows what it forgot."""

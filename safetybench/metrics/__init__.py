@@ -1,0 +1,1 @@
+"""Metrics: figures of utility and similarity, pure functions of what judges saw."""
