@@ -126,7 +126,7 @@ class ImageClassifier(Judge):
                     f"number {label}"
                 )
             return label
-        numbers: tuple[int, ...] = self._by_name.get(label, ())
+        numbers = list(self._by_name.get(label, ()))
         if not numbers:
             raise SafetyBenchError(
                 f"{_NAME}: {self._files.shown!r} has no label {label!r}"
