@@ -379,7 +379,7 @@ def _subject_faults(suite: Suite, offline: bool) -> Iterable[tuple[Location, str
             near = registry.suggestion(subject.concept, visible)
             yield (
                 ("subjects", i, "concept"),
-                (f"{suite.judge} cannot see {subject.concept!r}{near}; it sees {shown}"),
+                (f"{suite.judge} cannot see {subject.concept!r}{near or ';'} it sees {shown}"),
             )
         if subject.name in seen:
             yield ("subjects", i, "name"), f"the subject name {subject.name!r} stands twice"

@@ -164,6 +164,24 @@ def test_a_good_suite(tmp_path: Path) -> None:
         ),
         ("role: student", "role: pupil", None),
         (
+            "concept: cat",
+            "concept: cst",
+            [
+                "my.yaml:10: judges/toy cannot see 'cst'; did you mean 'cat'? it sees fish, cat, "
+                "glowing, star"
+            ],
+        ),
+        (
+            "options: {word: now}",
+            "options: {word: now}\n    models: [pupil]",
+            ["my.yaml:16: the suite has no model 'pupil' to attack"],
+        ),
+        (
+            "options: {word: now}",
+            "options: {word: now}\n    subjects: [fsh]",
+            ["my.yaml:16: the suite has no subject 'fsh'; did you mean 'fish'?"],
+        ),
+        (
             "role: student",
             "role: student, subject: fsh",
             ["my.yaml:18: the suite has no subject 'fsh'; did you mean 'fish'?"],
