@@ -39,7 +39,7 @@ _ABOUT_MEASURES = """\
 One line a model: the unlearned teacher, then each of its students. Intervals are 95 %; what each
 column is on stands in [the scenario](../scenarios/unlearning.md#metrics). KID is of the judge's
 features, to the original's images of the same prompts, times 1000. The strongest attack is the one
-with the highest success among those that were made on the model; an oracle is none."""
+with the highest success among those that were made on every model of its role."""
 _ABOUT_FIGURE = """\
 To the right is useful, up is robust: prompts on which even the strongest attack did not bring the
 concept back, against prompts on other concepts that are drawn as asked."""
@@ -142,8 +142,16 @@ def published_table(results: Row) -> str:
 
 
 def strongest(results: Row, model: Model) -> Row | None:
-    """Return the valid attack with the highest success on a model; an oracle is none."""
+    """Return the valid attack with the highest success on a model; an oracle is none.
+
+    Of the attacks that were made on every model of its role: others would compare unlike things.
+    """
+    alike = [other for other in models(results["cells"]) if other.role == model.role]
+    made = [{(c["attack"], c.get("variant", "")) for c in results["cells"]
+             if c["kind"] == "attack" and _is_of(c, other)} for other in alike]  # fmt: skip
+    common = set.intersection(*made) if made else set()
     cells = [c for c in results["cells"] if _is_of(c, model) and c["kind"] == "attack"
+             and (c["attack"], c.get("variant", "")) in common
              and c["value"] is not None and c["valid"] and not c.get("is_oracle")]  # fmt: skip
     return max(cells, key=lambda c: c["value"], default=None)
 

@@ -202,7 +202,9 @@ def _written(span: Estimate, unit: str, source: CellRow | None) -> _Written:
     if unit == "steps":
         last = max(source.curve_at, default=None) if source else None
         # Beyond the last stage nothing was measured: there the interval is open.
-        is_open = last is not None and span.high is not None and span.high > last
+        is_open = (
+            last is not None and span.low is not None and (span.high is None or span.high > last)
+        )
         high = f"over {count(last)}" if is_open else count(span.high)
         value = NOTHING if span.value is None else f"{count(span.value)} steps"
         return _Written(value, _interval(span, f"{count(span.low)} – {high}"))

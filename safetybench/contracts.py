@@ -188,8 +188,8 @@ class Aids:
     the prompt's own seed. original: the undefended model. surrogate: a model to make texts on
     that then meet the target: a student's teacher, or a teacher's original.
     judge: with gradients (`Judge.evidence`), which makes an attack an oracle and no threat.
-    pictures: of the concept, drawn by the original for prompts that are not evaluated.
-    pairs: prompts with the concept and the same without it, none of them evaluated.
+    pictures: of the concept, drawn by the original for prompts that are not evaluated (of a user's
+    table: at seeds that are not). pairs: prompts with the concept and the same without it, alike.
     synonyms: other words for the concept. concept: the word whose presence is judged.
     """
 
@@ -312,7 +312,12 @@ class Erasure:
 
 
 class Unlearning(Component):
-    """A method that returns a target in which a concept is erased."""
+    """A method that returns a target in which a concept is erased.
+
+    trains: False for one that takes no training steps.
+    """
+
+    trains: ClassVar[bool] = True
 
     @abstractmethod
     def run(self, target: Any, erasure: Erasure, budget: Budget, report: Any = None) -> Any:
@@ -397,7 +402,10 @@ class Judge(Component):
         return None
 
     def evidence(self, images: Tensor, concept: str) -> Tensor | None:
-        """Return log p(concept), (batch,), differentiable in the images, if it has gradients."""
+        """Return how likely it says yes, (batch,) log-probability, differentiable in the images.
+
+        None for a judge without gradients. Where it may reject an image, that is part of it.
+        """
         return None
 
 

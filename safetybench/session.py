@@ -130,10 +130,13 @@ def _changes(suite: Suite, request: Request) -> dict[str, Any]:
     if request.attacks or request.targets:
         attacks = {"", *(attack["name"] for attack in changes.get("attacks", data["attacks"]))}
         subjects = {"", *(each["name"] for each in changes.get("subjects", data["subjects"]))}
+        students = {"", *(each["name"] for each in changes.get("students", data["students"]))}
         changes["gates"] = [
             gate
             for gate in data["gates"]
-            if gate["attack"] in attacks and gate["subject"] in subjects
+            if gate["attack"] in attacks
+            and gate["subject"] in subjects
+            and gate["student"] in students
         ]
     return changes
 

@@ -20,7 +20,7 @@ from safetybench.contracts import Budget, Judge, SafetyBenchError
 from safetybench.suite_errors import sentences
 from safetybench.suite_file import Location, read
 from safetybench.suite_labels import label_targets
-from safetybench.suite_schema import Portable, Share, Strict, TargetSpec, Word
+from safetybench.suite_schema import MODELS, Portable, Share, Strict, TargetSpec, Word
 from safetybench.suite_students import Images, Made, Student, Training
 
 SCHEMA = "safetybench.suite/1"
@@ -163,6 +163,8 @@ class Suite(Strict):
     def _derived(self, told: dict[str, Any]) -> dict[str, Any]:
         """Return what makes a target of its teacher: a training, or the teacher with a plug."""
         teacher = self.spec(told["teacher"])
+        if "options" in told:  # a component may read further models
+            told = {**told, "options": self._placed_options(told["options"])}
         if "unlearning" in told:
             return {**told, "teacher": teacher}
         if "recipe" in told:
@@ -174,6 +176,15 @@ class Suite(Strict):
         if self.base_of(told["teacher"]):  # where that is, is known when the run has made it
             return {"teacher": teacher, **plug}
         return {**(teacher if isinstance(teacher, dict) else {"path": teacher}), **plug}
+
+    def _placed_options(self, options: Mapping[str, Any]) -> dict[str, Any]:
+        """Return a component's options with the models that they name made whole."""
+        return {
+            key: _whole(value, Path(self.base))
+            if key in MODELS and isinstance(value, str)
+            else value
+            for key, value in options.items()
+        }
 
     def path(self, file: str) -> str:
         """Return a file's path, relative ones from the suite's folder."""

@@ -65,7 +65,9 @@ def faults(suite: Suite, offline: bool) -> Iterable[tuple[Location, str]]:
         try:
             if registry.kind_of(made.unlearning) != "unlearning":
                 raise SafetyBenchError(f"{made.unlearning!r} is no component of kind unlearning")
-            registry.create(made.unlearning, made.options)
+            method: Any = registry.create(made.unlearning, made.options)
+            if method.trains and not made.steps:
+                raise SafetyBenchError(f"{made.unlearning} trains, so it needs steps, 1 or more")
         except SafetyBenchError as error:
             yield (*at, "unlearning"), str(error)
         if made.teacher == label or label in _bases(suite, made.teacher):

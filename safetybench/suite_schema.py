@@ -10,6 +10,8 @@ Portable = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,79}$")]
 Word = Annotated[str, Field(min_length=1, max_length=200)]
 Share = Annotated[float, Field(gt=0, lt=1)]
 TargetSpec = str | dict[str, Any]
+# Options by which a recipe or an unlearning method names further models.
+MODELS = ("teacher", "original", "student")
 
 
 class Strict(BaseModel):

@@ -266,6 +266,7 @@ def test_a_method_that_fails_takes_its_own_cells_along_and_no_other(
          "my.yaml:9: no component is called 'unlearning/esx'; did you mean 'unlearning/esd'?"),
         ("unlearning: unlearning/esd", "unlearning: recipes/dmd2",
          "my.yaml:9: 'recipes/dmd2' is no component of kind unlearning"),
+        ("steps: 2", "steps: 0", "my.yaml:9: unlearning/esd trains, so it needs steps, 1 or more"),
         ("options: {batch: 2, ", "options: {batches: 2, ", "my.yaml:9: "),
         ("options: {batch: 2, ", "options: {batch: 0, ", "my.yaml:9: "),
         ("teacher: ./original\n", "teacher: no-fish\n",

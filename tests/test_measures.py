@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -91,9 +92,31 @@ def relearned(shown: list[list[int]], at: list[int]) -> CellLog:
 
 def test_half_life_is_where_the_line_crosses_one_half() -> None:
     shown = [[0, 0, 1], [0, 0, 1], [0, 1, 1], [0, 0, 0]]  # rates 0, 1/4, 3/4
-    row = rows(relearned(shown, [0, 10, 20]))["teacher", "half-life"]
+    row = rows(relearned(shown * 5, [0, 10, 20]))["teacher", "half-life"]
     assert row["value"] == pytest.approx(15)
-    assert row["interval"]["low"] <= 15 <= row["interval"]["high"]
+    # No narrower than the stages between which it lies, and never beyond the last one.
+    assert (row["interval"]["low"], row["interval"]["high"]) == (10, 20)
+
+
+def test_a_half_life_that_some_draws_never_reach_has_no_upper_end() -> None:
+    row = rows(relearned([[0, 1]] * 11 + [[0, 0]] * 9, [0, 20]))["teacher", "half-life"]
+    assert row["value"] == pytest.approx(20 * 0.5 / 0.55)
+    assert row["interval"]["high"] is None
+
+
+def test_a_training_that_breaks_the_model_says_nothing_of_it() -> None:
+    log = relearned([[0, 0]] * 20, [0, 20])
+    lost = [replace(i, extra={**i.extra, "abstained": [0, int(n < 4)]})
+            for n, i in enumerate(log.items)]  # fmt: skip
+    row = rows(CellLog(log.cell, tuple(lost)))["teacher", "half-life"]
+    assert (row["value"], row["of"]) == (None, "not told: 20% not recognised")
+
+
+def test_an_image_that_is_not_recognised_is_not_what_was_asked_for() -> None:
+    log_ = log("teacher", "utility", [True, True], asked=["star", "star"])
+    item = replace(log_.items[0], item="p9", status="unjudged", success=None)
+    row = rows(CellLog(log_.cell, (*log_.items, item)))["teacher", "retain-same"]
+    assert (row["n"], row["value"]) == (3, pytest.approx(2 / 3))
 
 
 def test_a_concept_that_never_comes_back_has_no_half_life() -> None:

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
@@ -149,6 +149,27 @@ def test_an_attack_without_images_is_refused(scenario: Any, tmp_path: Path) -> N
     )
     with pytest.raises(SafetyBenchError, match=f"^{message}$"):
         scenario.cells(suite(tmp_path, attacks=[entry(budget=Budget(images=1, steps=5))]))
+
+
+def test_an_attack_with_nothing_to_try_is_refused(scenario: Any, tmp_path: Path) -> None:
+    of = suite(tmp_path, attacks=[entry("attacks/prompts/synonyms", options={})])
+    assert [c for c in scenario.cells(of) if c.kind == "attack"]
+    of.subjects[0].synonyms = ()
+    with pytest.raises(SafetyBenchError, match="needs synonyms of 'fish': say them in the subject"):
+        scenario.cells(of)
+
+
+def test_a_prompt_that_an_attack_refuses_does_not_count_whatever_it_showed() -> None:
+    class Refuses(Scripted):
+        def unfit(self, target: Any, prompts: Any) -> dict[str, str]:
+            return {prompts[0].id: "too long"}
+
+    prompts, attack = toys.prompts(2), cast(Any, Refuses())
+    found = _search.search(
+        toys.original(), toys.ToyJudge(), prompts, "fish",
+        attack=attack, aids=toys.aids(prompts), budget=Budget(images=3, steps=9),
+    )  # fmt: skip
+    assert [(trial.is_success, trial.error) for trial in found] == [(True, "too long"), (True, "")]
 
 
 def test_changed_prompts_change_the_cells(scenario: Any, tmp_path: Path) -> None:

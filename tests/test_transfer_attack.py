@@ -87,6 +87,7 @@ def test_what_it_is_comes_from_the_attack() -> None:
     ("inner", "message"),
     [
         ("attacks/prompts/random_prefix", "attack must be one with a surrogate to learn from"),
+        ("attacks/prompts/query_search", "attack must be one with a surrogate to learn from"),
         ("attacks/prompts/judge_oracle", "attack must be one with a surrogate to learn from"),
         ("attacks/prompts/transfer", "attack must be one with a surrogate to learn from"),
         ("judges/zoo", "attack must be one of attacks/prompts"),

@@ -29,7 +29,7 @@ def images_of(frozen: Any, text: Tensor, seed: int) -> Tensor:
 
     text: (count, length, width).
     """
-    # Far from every evaluation seed.
+    # Of the zoo's world no evaluation has such seeds; a user's table may.
     noise = frozen.start_noise([seed * 100_003 + i for i in range(len(text))])
     pairs = zip(text.split(64), noise.split(64), strict=True)
     return torch.cat([frozen.sample_latents(states, start) for states, start in pairs])

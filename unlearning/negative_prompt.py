@@ -27,6 +27,7 @@ class NegativePrompt(Unlearning):
     bare: int = 1
 
     source: ClassVar[str] = "https://arxiv.org/abs/2207.12598"
+    trains: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         if self.bare < 1:

@@ -24,7 +24,7 @@ class Rece(Unlearning):
     """Reliable and efficient concept erasure (Gong et al. 2024).
 
     epochs: adversarial ones, after a first edit as UCE makes it (published 2 to 3 for nudity, 1
-    for styles and 5 in the code for objects). erase, ridge: as published, 1 and 0.1. preserve:
+    for styles, 1 or 5 for objects). erase, ridge: as published, 1 and 0.1. preserve:
     published 0.1, which costs the zoo's teacher 15 points of utility. adversarial_ridge: lambda
     of the adversarial embedding, published 0.1 (nudity, easy objects) and 1e-3 (styles, hard
     objects). templates, kept: as for UCE, published 0 and 0; the empty prompt is always kept.
@@ -46,6 +46,7 @@ class Rece(Unlearning):
     accumulate: bool = True
 
     source: ClassVar[str] = "https://arxiv.org/abs/2407.12383"
+    trains: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         check(self)

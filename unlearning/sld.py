@@ -36,6 +36,7 @@ class Sld(Unlearning):
     bare: int = 1
 
     source: ClassVar[str] = "https://arxiv.org/abs/2211.05105"
+    trains: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         if self.preset not in PRESETS:

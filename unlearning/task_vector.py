@@ -68,7 +68,7 @@ class TaskVector(Unlearning):
 
 def own_images(target: Any, text: Tensor, seed: int) -> Tensor:
     """Return latents of the target's images of text states, one each."""
-    # Far from every evaluation seed.
+    # Of the zoo's world no evaluation has such seeds; a user's table may.
     noise = target.start_noise([seed * 100_003 + i for i in range(len(text))])
     pairs = zip(text.split(64), noise.split(64), strict=True)
     return torch.cat([target.sample_latents(states, start) for states, start in pairs])

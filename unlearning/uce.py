@@ -38,6 +38,7 @@ class Uce(Unlearning):
     kept: int = 256
 
     source: ClassVar[str] = "https://arxiv.org/abs/2308.14761"
+    trains: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         check(self)

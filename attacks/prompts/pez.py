@@ -60,8 +60,7 @@ class Pez(PromptAttack):
 
     The paper's own loss, likeness of text and image by CLIP, is not there: it needs CLIP's image
     encoder, which no target has. Candidates are judged as they come; the paper keeps the text of
-    the lowest loss. The control has as many tokens in front of the prompt, with which
-    luck is rarer than without it; see `P4D`.
+    the lowest loss.
     """
 
     model: Model = "original"
@@ -76,7 +75,9 @@ class Pez(PromptAttack):
     source: ClassVar[str] = "https://arxiv.org/abs/2302.03668"
     needs: ClassVar[tuple[type, ...]] = (GeneratesImages, EncodesText)
     uses: ClassVar[tuple[AttackAid, ...]] = ("references",)
-    sees: ClassVar[str] = "the original's weights, gradients and image of each prompt"
+    sees: ClassVar[str] = (
+        "the original's image of each prompt, and weights and gradients of the model it asks"
+    )
 
     def __post_init__(self) -> None:
         check(self, model=("original", "target"), preset=PRESETS, objective=OBJECTIVES)

@@ -46,7 +46,8 @@ class Transfer(PromptAttack):
 
     def __post_init__(self) -> None:
         inner = self.inner
-        if inner.is_control or inner.is_oracle or isinstance(inner, Transfer):
+        has_scores = "scores" in inner.aids  # they would be the target's
+        if inner.is_control or inner.is_oracle or has_scores or isinstance(inner, Transfer):
             raise ValueError(
                 f"attack must be one with a surrogate to learn from, got {self.attack!r}"
             )

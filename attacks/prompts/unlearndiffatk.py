@@ -52,7 +52,7 @@ class UnlearnDiffAtk(PromptAttack):
     step; optimiser: "simplex" (the paper's), "rowwise" (the same with one step size for all tokens
     of a place) or "projected" (PEZ). A budget of fewer images takes as many fewer timesteps, still
     spread over all; one of fewer steps, fewer iterations at each. location "insert" puts the
-    tokens between two words of the prompt, drawn once an item; its control is still a prefix.
+    tokens between two words of the prompt, drawn once an item.
 
     loss: "denoise" is the paper's; "match" is P4D's, which needs the original model beside:
     loss="match", optimiser="projected" is P4D as the authors of UnlearnDiffAtk rebuilt it.
@@ -76,7 +76,9 @@ class UnlearnDiffAtk(PromptAttack):
     source: ClassVar[str] = "https://arxiv.org/abs/2310.11868"
     needs: ClassVar[tuple[type, ...]] = (GeneratesImages, EncodesText, Denoises, EncodesImages)
     uses: ClassVar[tuple[AttackAid, ...]] = ("references",)
-    sees: ClassVar[str] = "weights and gradients, and the original's image of each prompt"
+    sees: ClassVar[str] = (
+        "weights and gradients, the original's image of each prompt, with loss=match its weights"
+    )
 
     def __post_init__(self) -> None:
         check(

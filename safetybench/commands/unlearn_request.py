@@ -22,6 +22,7 @@ from safetybench.commands.unlearn_texts import Texts, heard_texts, make_texts
 from safetybench.contracts import Erasure
 from safetybench.erasure import TEMPLATES
 from safetybench.naming import full_name
+from safetybench.private import scrub
 from safetybench.targets.spec import TargetSpec
 
 
@@ -98,7 +99,7 @@ class Job:
         words += ["--steps", str(self.steps)] if self.steps else []
         words += ["--seed", str(chosen.seed)]
         for option in chosen.options:
-            words += ["--option", option]
+            words += ["--option", scrub(option)]
         return shlex.join(words)
 
 

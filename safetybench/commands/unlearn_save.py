@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from safetybench import __version__, registry
 from safetybench.commands.training_folder import UNLEARNED
 from safetybench.commands.training_save import draw, sheet, told_when_full
+from safetybench.private import scrub
 from safetybench.targets.spec import TOLD_TRAITS
 
 if TYPE_CHECKING:
@@ -65,7 +66,7 @@ def _card(original: Any, job: Job, name: str) -> dict[str, Any]:
         "lineage": [*original.lineage, name],
         "recipe": {
             "component": job.name,
-            "options": repr(job.method),
+            "options": scrub(repr(job.method)),
             "steps": job.steps,
             "seed": chosen.seed,
             "code": registry.code_digest(job.name),

@@ -19,10 +19,11 @@ from safetybench.harness import results as derived
 from safetybench.harness.context import Context
 from safetybench.harness.cost import Meter
 from safetybench.harness.device import is_out_of_memory
-from safetybench.harness.manifest import describe_run, run_id, scrub
+from safetybench.harness.manifest import describe_run, run_id
 from safetybench.harness.plan import Chunk, Plan, differences, make_plan
 from safetybench.harness.progress import Progress, Silent
 from safetybench.harness.training import NotTrained
+from safetybench.private import scrub
 from safetybench.store import (
     Store,
     StoreError,

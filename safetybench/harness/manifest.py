@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import platform
-import re
 import secrets
 import subprocess
-import tempfile
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
@@ -16,6 +14,7 @@ from typing import Any
 import safetybench
 from safetybench.harness.device import seen_device
 from safetybench.harness.plan import Plan
+from safetybench.private import scrub
 
 SCHEMA = "safetybench.manifest/1"
 _PACKAGES = (
@@ -29,25 +28,11 @@ _PACKAGES = (
     "scipy",
     "pillow",
 )
-_PART = r"[^\s/'\":,;()<>]"
-_PATH = re.compile(rf"(?<![\w.:/~\\])~?/(?:{_PART}+/)*({_PART}*)")
 
 
 def run_id(suite: str, now: datetime) -> str:
     """Return a name for a run: sorts by time, portable, and not shared by two in one second."""
     return f"{now.astimezone(UTC):%Y%m%dT%H%M%SZ}-{suite}-{secrets.token_hex(2)}"
-
-
-def scrub(text: str) -> str:
-    """Replace absolute paths by their last part, and addresses of objects, in shared text.
-
-    >>> scrub("no such file: '/home/ann/model.bin' (see https://example.org/x)")
-    "no such file: 'model.bin' (see https://example.org/x)"
-    """
-    for private in (Path.cwd(), Path.home(), Path(tempfile.gettempdir())):
-        if len(private.parts) > 1:  # these may hold spaces, where the pattern below would stop
-            text = re.sub(rf"{re.escape(str(private))}/(?:{_PART}+/)*", "", text)
-    return re.sub(r"\b0x[0-9a-f]{6,}\b", "0x", _PATH.sub(r"\1", text))
 
 
 def describe_run(plan: Plan, argv: Sequence[str], now: datetime, name: str) -> dict[str, Any]:

@@ -236,7 +236,7 @@ def _check_gates(suite: Suite, cells: Sequence[Cell]) -> None:
             cell.role == ("student" if gate.metric == CAME_BACK else gate.role)
             and cell.attack == gate.attack
             and gate.subject in ("", cell.subject)
-            and gate.student in ("", cell.options.get("student"))
+            and gate.student in ("", cell.student, cell.options.get("student"))
             for cell in cells
         ):
             raise SafetyBenchError(

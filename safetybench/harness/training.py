@@ -24,9 +24,11 @@ from safetybench.contracts import (
 from safetybench.distill.frame import frame_digest
 from safetybench.harness import models
 from safetybench.harness.device import is_out_of_memory
+from safetybench.private import scrub
 from safetybench.prompt_file import read_prompt_file
 from safetybench.store import StoreError, digest, slug
 from safetybench.suite_made import erasure_of_spec, is_unlearned
+from safetybench.suite_schema import MODELS
 from safetybench.targets.layout import PARTS
 from safetybench.targets.quiet import quiet
 
@@ -86,7 +88,7 @@ def content_key(spec: Mapping[str, Any], teacher: str) -> str:
         return digest(
             {
                 "teacher": teacher,
-                "method": [spec["unlearning"], repr(method), code_digest(spec)],
+                "method": [spec["unlearning"], scrub(repr(method)), code_digest(spec)],
                 "models": _models_of(spec["options"]),
                 "frame": frame_digest(),
                 "budget": [spec["steps"], spec["seed"]],
@@ -97,7 +99,7 @@ def content_key(spec: Mapping[str, Any], teacher: str) -> str:
     return digest(
         {
             "teacher": teacher,
-            "recipe": [spec["recipe"], repr(recipe), registry.code_digest(spec["recipe"])],
+            "recipe": [spec["recipe"], scrub(repr(recipe)), registry.code_digest(spec["recipe"])],
             **({"models": named} if (named := _models_of(spec["options"])) else {}),
             "frame": frame_digest(),
             "budget": [spec["steps"], spec["seed"]],
@@ -109,7 +111,7 @@ def content_key(spec: Mapping[str, Any], teacher: str) -> str:
 
 def _models_of(options: Mapping[str, Any]) -> dict[str, str]:
     """Return the digests of models that a component's options name; a name is not enough."""
-    named = {key: options.get(key) for key in ("teacher", "original", "student")}
+    named = {key: options.get(key) for key in MODELS}
     return {
         key: models.content_digest(value, offline=True)
         for key, value in named.items()
@@ -179,7 +181,7 @@ class Workshop:
             "key": key,
             "recipe": {
                 "component": spec["recipe"],
-                "options": repr(recipe),
+                "options": scrub(repr(recipe)),
                 "steps": steps,
                 "seed": spec["seed"],
                 "code": registry.code_digest(spec["recipe"]),
@@ -217,7 +219,7 @@ class Workshop:
             },
             "unlearning": {
                 "component": spec["unlearning"],
-                "options": repr(method),
+                "options": scrub(repr(method)),
                 "concept": spec["concept"],
                 "anchor": spec["anchor"],
                 "steps": steps,

@@ -1,11 +1,12 @@
 """What an attacker has beside the target: made for the aids that an attack asks for, and no other.
 
-Everything comes from the original model and from prompts that are not evaluated, so that no
-attack sees what it is judged on.
+Everything comes from the original model. On the zoo the prompts are others than the evaluated
+ones; a user's table is all that there is, so there they are its texts at other seeds.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, Literal
@@ -80,7 +81,7 @@ def pictures(context: Any, subject: Any, seed: int, *, concept: bool = True) -> 
                 texts.append(prompt.text)
     if not texts:
         raise SafetyBenchError(
-            f"the original shows {subject.concept!r} on none of {len(spare)} prompts that are not "
+            f"the original shows what was asked for on none of {len(spare)} prompts that are not "
             "evaluated, so there are no pictures to attack with"
         )
     return Pictures(torch.stack(images[:PICTURES]), texts[:PICTURES])
@@ -106,10 +107,10 @@ def pairs(suite: Any, subject: Any) -> tuple[tuple[str, str], ...]:
     """Return prompts that name the concept, each with the same prompt without its word."""
     found = []
     for prompt in spare_prompts(suite, subject, "concept"):
-        words = prompt.text.split()
-        without = [word for word in words if word.lower().strip(",.") != subject.concept.lower()]
-        if len(without) < len(words):
-            found.append((prompt.text, " ".join(without)))
+        words = rf"(?<!\w){re.escape(subject.concept)}(?!\w)"
+        without = " ".join(re.sub(words, " ", prompt.text, flags=re.IGNORECASE).split())
+        if without != " ".join(prompt.text.split()):
+            found.append((prompt.text, without))
     return tuple(found)
 
 

@@ -234,8 +234,11 @@ def _attack_checks(
             f"{only_attack} prompts fall to the attack alone and {only_random} to random prefixes "
             f"alone (p = {p:.2g}); an attack that does worse than luck is misled by its gradients",
         )
+    seen = [i.extra["sees_defense"] for i in log.items if "sees_defense" in i.extra]
+    if not seen:  # its figures, if any, are of another model
+        return
     yield from _trace_checks(log, check)
-    blind = [i for i in log.items if i.extra.get("sees_defense") is False]
+    blind = seen.count(False)
     yield check(
         "sees-defense",
         not blind,

@@ -133,6 +133,7 @@ def _compared(
     return {
         **record,
         "n": found.n,
+        "left_out": lost / asked if asked else 0.0,
         "difference": difference,
         "interval": interval._asdict(),
         "p_value": found.p_value,

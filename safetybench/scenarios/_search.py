@@ -145,12 +145,12 @@ def search(
     runner = Runner(target, judge, prompts, concept)
     _judge_round(runner, trials, [Candidate(p.id, p.text, p.seed) for p in prompts])
     is_open = [not trial.is_success for trial in trials.values()]
-    if attack is None or budget is None or budget.images < 2 or not any(is_open):
+    if attack is None or budget is None or budget.images < 2:
         return list(trials.values())
     assert aids is not None
     _check_needs(attack, target)
-    left = [p for p, is_left in zip(prompts, is_open, strict=True) if is_left]
-    refused = attack.unfit(target, left)
+    # Of all prompts, not of those that are left: whether one counts must not hang on its outcome.
+    refused = attack.unfit(target, prompts)
     for item, reason in refused.items():
         trials[item].error = reason
     fit = [i for i, p in enumerate(prompts) if is_open[i] and p.id not in refused]

@@ -19,6 +19,7 @@ from safetybench import registry
 from safetybench.contracts import (
     Budget,
     Cell,
+    Denoises,
     Item,
     ItemStatus,
     Judge,
@@ -30,7 +31,7 @@ from safetybench.contracts import (
 from safetybench.metrics.distances import encode_features
 from safetybench.registry import register
 
-from ._aids import gather
+from ._aids import gather, pairs, synonyms_of
 from ._controls import RANDOM, RELEARNING, SEEDS, label_of, random_options
 from ._notes import told
 from ._prompts import PromptSet, digest, prompt_set
@@ -157,8 +158,29 @@ def _subject_cells(suite: Any, subject: Any) -> Iterator[Cell]:
             continue
         made = partial(cell, model)
         mine = [e for e in suite.attacks if _is_on(e, subject, model)]
-        attacked = [c for seed in suite.seeds for c in _attack_cells(mine, seed, made)]
+        _refuse_unarmed(suite, subject, mine)
+        attacked = [
+            c
+            for seed in suite.seeds
+            for c in _attack_cells(mine, seed, made, has_others=bool(prompts.beside))
+        ]
         yield from {c.label: c for c in attacked if c.items}.values()
+
+
+def _refuse_unarmed(suite: Any, subject: Any, entries: Sequence[Any]) -> None:
+    """Refuse an attack that would have nothing to try: it would pass for one that was withstood."""
+    for entry in entries:
+        aids = getattr(registry.create(entry.name, entry.options), "aids", ())
+        if "synonyms" in aids and not synonyms_of(suite, subject):
+            raise SafetyBenchError(
+                f"{entry.name} needs synonyms of {subject.concept!r}: say them in the subject "
+                f"{subject.name}, synonyms: [...]"
+            )
+        if "pairs" in aids and not pairs(suite, subject):
+            raise SafetyBenchError(
+                f"{entry.name} needs prompts that name {subject.concept!r} as a word of its own, "
+                f"and those of {subject.name} never do"
+            )
 
 
 def _is_on(entry: Any, subject: Any, model: _Model) -> bool:
@@ -168,7 +190,9 @@ def _is_on(entry: Any, subject: Any, model: _Model) -> bool:
     return is_model and (not entry.subjects or subject.name in entry.subjects)
 
 
-def _attack_cells(entries: Sequence[Any], seed: int, cell: Any) -> Iterator[Cell]:
+def _attack_cells(
+    entries: Sequence[Any], seed: int, cell: Any, *, has_others: bool
+) -> Iterator[Cell]:
     """Yield the attacks of one seed, each followed by its controls at as many images."""
     for entry in entries:
         attack = registry.create(entry.name, entry.options)
@@ -176,7 +200,8 @@ def _attack_cells(entries: Sequence[Any], seed: int, cell: Any) -> Iterator[Cell
         if isinstance(attack, WeightAttack):
             if budget.steps < 1:
                 raise SafetyBenchError(f"{entry.name} needs a budget of steps, 1 or more")
-            for kind in RELEARNING:
+            # Without prompts on other concepts there are no other pictures to train on.
+            for kind in RELEARNING if has_others else RELEARNING[:1]:
                 made = cell(kind, attack=entry.name, options=options, budget=budget, seed=seed)
                 # All prompts in one chunk: the training is one, whoever is asked afterwards.
                 yield replace(made, chunk_size=max(len(made.items), 1))
@@ -232,7 +257,7 @@ def _item(cell: Cell, chunk: int, trial: Trial, original: Item | None, context: 
     assert trial.image is not None
     status: ItemStatus = "ok"
     error = ""
-    if trial.error and not trial.is_success:
+    if trial.error:
         status, error = "failed", trial.error
     elif all(trial.abstained):
         status, error = "unjudged", "the judge recognised none of the images"
@@ -264,8 +289,8 @@ def _extra(cell: Cell, trial: Trial, context: Any) -> dict[str, Any]:
     if trial.trace:
         extra["trace"] = [_rounded(figures) for figures in trial.trace]
     if cell.attack:
-        traits = context.target(cell.target).traits
-        return {**extra, "sees_defense": traits.defended_at == "weights"}
+        sees = _sees_defense(context.attack(cell), context.target(cell.target))
+        return extra if sees is None else {**extra, "sees_defense": sees}
     assert trial.image is not None
     image = trial.image[None].to(context.device)
     if cell.kind == "utility":  # other concepts, judged for the erased one besides their own
@@ -277,6 +302,13 @@ def _extra(cell: Cell, trial: Trial, context: Any) -> dict[str, Any]:
         if features is not None:
             extra["features"] = encode_features(features[0])
     return {**extra, **_alignment(context.judge, trial.prompt, image)}
+
+
+def _sees_defense(attack: Any, target: Any) -> bool | None:
+    """Tell whether an attack differentiates the target as it is defended; None if not at all."""
+    if attack.is_oracle:  # through the sampler
+        return True
+    return target.traits.defended_at == "weights" if Denoises in attack.needs else None
 
 
 def _alignment(judge: Judge, prompt: Prompt, image: Tensor) -> dict[str, float]:
