@@ -385,13 +385,15 @@ def _subject_faults(suite: Suite, offline: bool) -> Iterable[tuple[Location, str
     except SafetyBenchError as error:
         yield ("judge",), str(error)
     for i, subject in enumerate(suite.subjects):
-        if visible is not None and subject.concept not in visible:
-            shown = ", ".join(visible[:_MOST_NAMED]) + (", ..." * (len(visible) > _MOST_NAMED))
-            near = registry.suggestion(subject.concept, visible)
-            yield (
-                ("subjects", i, "concept"),
-                (f"{suite.judge} cannot see {subject.concept!r}{near or ';'} it sees {shown}"),
-            )
+        named = [("concept", subject.concept), *(("neighbours", n) for n in subject.neighbours)]
+        for key, name in named:
+            if visible is not None and name not in visible:
+                shown = ", ".join(visible[:_MOST_NAMED]) + (", ..." * (len(visible) > _MOST_NAMED))
+                near = registry.suggestion(name, visible) or ";"
+                yield (
+                    ("subjects", i, key),
+                    f"{suite.judge} cannot see {name!r}{near} it sees {shown}",
+                )
         if subject.name in seen:
             yield ("subjects", i, "name"), f"the subject name {subject.name!r} stands twice"
         seen[subject.name] = i

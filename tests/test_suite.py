@@ -172,6 +172,11 @@ def test_a_good_suite(tmp_path: Path) -> None:
             ],
         ),
         (
+            "concept: cat",
+            "concept: cat\n    neighbours: [dog]",
+            ["my.yaml:11: judges/toy cannot see 'dog'; it sees fish, cat, glowing, star"],
+        ),
+        (
             "options: {word: now}",
             "options: {word: now}\n    models: [pupil]",
             ["my.yaml:16: the suite has no model 'pupil' to attack"],
