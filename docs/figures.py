@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from docs.figures_transfer import transfer_reasons, transfer_table
-from docs.figures_unlearning import is_comparison, method_tables
+from docs.figures_unlearning import is_comparison, measures_section, method_tables
 from docs.markdown import NONE, NOTE, between, percent, rate, table
 
 _ABOUT_ZOO = """\
@@ -277,6 +277,8 @@ def run_page(results: Mapping[str, Any]) -> str:
     is_table = is_comparison(results)
     if is_table:
         parts += method_tables(results)
+    elif results.get("measures"):
+        parts += measures_section(results)
     if results["pairs"] and not transfer:
         parts += ["## Teacher against student", _pairs(results["pairs"])]
     if results["comparisons"] and not is_table:

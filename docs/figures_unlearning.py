@@ -57,11 +57,16 @@ def is_comparison(results: Row) -> bool:
     return len({row["subject"] for row in results.get("measures") or ()}) >= _MANY
 
 
+def measures_section(results: Row) -> list[str]:
+    """Return the section on what each model forgot and kept."""
+    return ["## Forgetting and what it costs", _ABOUT_MEASURES, measures_table(results)]
+
+
 def method_tables(results: Row) -> list[str]:
     """Return the sections of a comparison of methods."""
     name = results["run"]["suite"]
     return [
-        "## Forgetting and what it costs", _ABOUT_MEASURES, measures_table(results),
+        *measures_section(results),
         "## Forgetting against utility", _ABOUT_FIGURE,
         f"![Prompts that withstand the strongest attack, against utility]({name}.svg)",
         "## Attack success", _ABOUT_ATTACKS, attacks_table(results),
