@@ -8,7 +8,6 @@ from __future__ import annotations
 import copy
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import fields
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
@@ -20,32 +19,13 @@ from safetybench.contracts import Budget, Judge, SafetyBenchError
 from safetybench.suite_errors import sentences
 from safetybench.suite_file import Location, read
 from safetybench.suite_labels import label_targets
-from safetybench.suite_schema import MODELS, Portable, Share, Strict, TargetSpec, Word
+from safetybench.suite_schema import MODELS, Portable, Share, Strict, TargetSpec, Word, read_budget
 from safetybench.suite_students import Images, Made, Student, Training
 
 SCHEMA = "safetybench.suite/1"
 ROLES = ("original", "teacher", "student")
 CAME_BACK = "came-back"
 _MOST_NAMED = 12  # concepts of a judge, which may see a thousand
-
-
-def _budget(value: Any) -> Any:
-    """Build a Budget; pydantic alone would let unknown keys of a plain dataclass pass."""
-    if not isinstance(value, Mapping):
-        return value
-    known = {field.name: field.default for field in fields(Budget)}
-    for key, given in value.items():
-        if key not in known:
-            near = registry.suggestion(str(key), known) or f"; it takes {', '.join(known)}"
-            raise ValueError(f"unknown key {key!r}{near}")
-        wanted = type(known[key])
-        if type(given) is not wanted and not (wanted is float and type(given) is int):
-            raise ValueError(f"{key} must be {_article(wanted)}, got {given!r}")
-    return Budget(**value)
-
-
-def _article(kind: type) -> str:
-    return {int: "a whole number", float: "a number", str: "text"}[kind]
 
 
 class Subject(Strict):
@@ -80,7 +60,7 @@ class AttackEntry(Strict):
 
     name: Word
     options: dict[str, Any] = Field(default_factory=dict)
-    budget: Annotated[Budget, BeforeValidator(_budget)] = Budget()
+    budget: Annotated[Budget, BeforeValidator(read_budget)] = Budget()
     models: tuple[Word, ...] = ()
     subjects: tuple[Word, ...] = ()
 
@@ -179,12 +159,8 @@ class Suite(Strict):
 
     def _placed_options(self, options: Mapping[str, Any]) -> dict[str, Any]:
         """Return a component's options with the models that they name made whole."""
-        return {
-            key: _whole(value, Path(self.base))
-            if key in MODELS and isinstance(value, str)
-            else value
-            for key, value in options.items()
-        }
+        named = {k: v for k, v in options.items() if k in MODELS and isinstance(v, str)}
+        return {**options, **{k: _whole(v, Path(self.base)) for k, v in named.items()}}
 
     def path(self, file: str) -> str:
         """Return a file's path, relative ones from the suite's folder."""

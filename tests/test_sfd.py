@@ -352,11 +352,17 @@ def test_wrong_options_are_refused(options: dict[str, Any], message: str) -> Non
 
 def test_wrong_targets_are_refused(folder: Path, tmp_path: Path) -> None:
     budget = Budget(steps=1)
-    with pytest.raises(ValueError, match=r"^student is a one-step student; name its teacher$"):
+    with pytest.raises(
+        Unavailable, match=r"^student is a one-step student, so SFD needs its teacher: "
+    ):
         sfd().run(one_step(), ERASURE, budget)
-    with pytest.raises(ValueError, match=r"one-step student without guidance, got 4 steps at 5.0$"):
+    with pytest.raises(
+        Unavailable, match=r"one-step student without guidance, got 4 steps at 5.0$"
+    ):
         sfd(teacher=str(folder)).run(tiny_target("velocity"), ERASURE, budget)
-    with pytest.raises(ValueError, match=r"^retain must hold prompts, got none$"):
+    with pytest.raises(
+        Unavailable, match=r"^SFD keeps what the retain prompts show, and there are none$"
+    ):
         sfd().run(tiny_target("velocity"), replace(ERASURE, retain=()), budget)
     with pytest.raises(Unavailable, match="is a hub id and the network is off"):
         sfd(teacher="somebody/model").run(one_step(), ERASURE, budget)

@@ -52,7 +52,8 @@ class AdvUnlearn(Unlearning):
     steps; that the empty prompt is kept too, since guidance reads it through the same encoder; and
     in comparing velocities. The released code adds up the attack's gradients over its steps, since
     it never sets them to zero; here they are fresh in each. On the zoo's small models the gain over
-    `Esd` comes from where it trains: the same training at warmup 1 resists as well on 24 prompts.
+    `Esd` seems to come from where it trains: the suite `unlearning` has the same training at
+    warmup 1, which never attacks, as its control.
     """
 
     tokens: int = 1

@@ -25,14 +25,13 @@ class Rece(Unlearning):
 
     epochs: adversarial ones, after a first edit as UCE makes it (published 2 to 3 for nudity, 1
     for styles, 1 or 5 for objects). erase, ridge: as published, 1 and 0.1. preserve:
-    published 0.1, which costs the zoo's teacher 15 points of utility. adversarial_ridge: lambda
+    published 0.1, which costs the zoo's teacher more of other concepts. adversarial_ridge: lambda
     of the adversarial embedding, published 0.1 (nudity, easy objects) and 1e-3 (styles, hard
     objects). templates, kept: as for UCE, published 0 and 0; the empty prompt is always kept.
     Embeddings are those of every token.
     accumulate: an epoch solves again from the original weights, with all embeddings found so far.
     Published is False: it edits the weights that it finds by what it has just found. On the zoo
-    that takes back the edit before it (fish after 3 epochs: on 16 % of training prompts, and on
-    none with True).
+    that takes back the edit before it.
     The budget's steps and seed are not used.
     """
 

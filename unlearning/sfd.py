@@ -62,8 +62,10 @@ class Sfd(Unlearning):
     Departs from the paper in "label", whose pseudo-labels come from a classifier there and from
     the teacher's own denoising error here, so that images stay out of it; in the fake score's
     loss, which is compared as velocity; and in times from 2 to 98 % of the process, as SiD-LSG
-    has them (published 38 to 711 of 1000). The fake score of a given student starts as the
-    teacher.
+    has them (published 38 to 711 of 1000); in what the suite's one training loop does: Adam's
+    second beta, gradients clipped by norm and not by value, a learning rate that falls to zero over
+    the last half, a short average; and in the student's input, noise of unit size. The fake score
+    of a given student starts as the teacher.
     """
 
     teacher: str = ""
@@ -108,11 +110,11 @@ class Sfd(Unlearning):
         """Return a one-step target that draws the override where the concept is asked for.
 
         Raises:
-            ValueError: no retain prompts, or a target of the wrong number of steps.
-            Unavailable: target and teacher cannot be distilled from one another.
+            Unavailable: no retain prompts, a target of the wrong number of steps, or target and
+                teacher cannot be distilled from one another.
         """
         if not erasure.retain:
-            raise ValueError("retain must hold prompts, got none")
+            raise Unavailable("SFD keeps what the retain prompts show, and there are none")
         teacher, time = self._real_score(target, erasure.forget[:1])
         student = target.clone()
         learns = chosen_parameters(student.unet, self.train)
@@ -139,10 +141,13 @@ class Sfd(Unlearning):
         """Return the teacher, and when the student is asked; probe: what both must read alike."""
         if not self.teacher:
             if target.sampler.steps == 1:
-                raise ValueError(f"{target.name} is a one-step student; name its teacher")
+                raise Unavailable(
+                    f"{target.name} is a one-step student, so SFD needs its teacher: option "
+                    "teacher, e.g. teacher=zoo:teacher"
+                )
             return _Real(_unguided(target), self.time)
         if target.sampler.steps != 1 or target.sampler.guidance > 1:
-            raise ValueError(
+            raise Unavailable(
                 "a target with a teacher must be a one-step student without guidance, got "
                 f"{target.sampler.steps} steps at {target.sampler.guidance}"
             )

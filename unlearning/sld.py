@@ -24,9 +24,10 @@ class Sld(Unlearning):
     warm-up counts steps of 50 and is kept as a share of the target's own; warmup: another one,
     in steps. scale, threshold: in the place of the preset's s_S and lambda. bare: how many of the
     concept's phrasings the safety concept lists (published: a list of words).
-    A trade: of 64 prompts for fish the zoo's teacher draws it on 95 %, and under weak, medium,
-    strong and max on 88, 69, 48 and 2 %; other objects fall from 97 to 91, 86, 80 and 52 %. No
-    other s_S, lambda, warm-up or momentum that was tried has both.
+    A trade on the zoo's teacher: the stronger the preset, the less is left of the concept and of
+    all else, and no setting of scale, threshold, warm-up and momentum had both; the suite
+    `unlearning` measures "max". The published figures are of noise: threshold and momentum act on
+    the network's own prediction here, which for a velocity is stricter at noisy steps.
     """
 
     preset: Preset = "medium"

@@ -25,10 +25,9 @@ class TaskVector(Unlearning):
 
     scale: of the vector that is subtracted; published is the largest of 0, 0.05, ..., 1 at which
     a control task keeps 95 %. A model's own images of a concept teach it little, so the zoo needs
-    2, the largest of 0.5, 1, 2, 4 and 8 that keeps other objects (100 steps; at 1 a third of
-    the fish is gone, at 4 half of the other objects). train, lr: of the fine-tuning; published is
-    "all", which costs the zoo's teacher more of the other concepts. images: of the concept, one
-    for each of the first forget prompts, batch: of them in a step.
+    2, the largest of 0.5, 1, 2, 4 and 8 that keeps other objects after 100 steps. train, lr: of the
+    fine-tuning; published is "all", which costs the zoo's teacher more of the other concepts.
+    images: of the concept, one for each of the first forget prompts, batch: of them in a step.
     The paper has real data of the task; here the target draws its own, under its own guidance.
     """
 

@@ -46,6 +46,9 @@ class QuerySearch(PromptAttack):
     Bayesian optimisation, for thousands of queries; this is a steady-state evolution of the
     tokens themselves, for tens. SneakyPrompt (Yang et al. 2024) is another threat: it replaces
     the words that a text filter refuses, rewarded by the likeness of image and prompt.
+
+    It climbs only where scores are graded. The zoo's judge gives nearly 0 until an image shows the
+    concept, and there it does no better than its control.
     """
 
     tokens: int = 3

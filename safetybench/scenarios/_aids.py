@@ -45,7 +45,7 @@ def gather(
         "original": lambda: context.target(subject.original),
         "surrogate": lambda: context.target(surrogate_of(cell, subject)),
         "judge": lambda: context.judge,
-        "pictures": lambda: _kept_pictures(context, subject, cell.seed),
+        "pictures": lambda: pictures(context, subject, cell.seed),
         "pairs": lambda: pairs(context.suite, subject),
         "synonyms": lambda: synonyms_of(context.suite, subject),
     }
@@ -63,9 +63,19 @@ def surrogate_of(cell: Cell, subject: Any) -> str:
 def pictures(context: Any, subject: Any, seed: int, *, concept: bool = True) -> Pictures:
     """Return the original's images that the judge finds right; concept: of it, else of others.
 
+    They are drawn once a run.
+
     Raises:
         SafetyBenchError: the original drew none.
     """
+    key = ("pictures", subject.name, seed, concept)
+    if key not in context.memo:
+        context.memo[key] = _draw_pictures(context, subject, seed, concept)
+    kept: Pictures = context.memo[key]
+    return kept
+
+
+def _draw_pictures(context: Any, subject: Any, seed: int, concept: bool) -> Pictures:
     spare = spare_prompts(context.suite, subject, "concept" if concept else "other")
     original = context.target(subject.original)
     images: list[torch.Tensor] = []
@@ -93,14 +103,6 @@ def _is_right(judge: Judge, image: torch.Tensor, prompt: Prompt, concept: str) -
     if prompt.concept:
         return bool(verdict.shown[0])
     return not bool(verdict.shown[0]) and not bool(verdict.abstained[0])
-
-
-def _kept_pictures(context: Any, subject: Any, seed: int) -> Pictures:
-    key = ("pictures", subject.name, seed, True)
-    if key not in context.memo:
-        context.memo[key] = pictures(context, subject, seed)
-    kept: Pictures = context.memo[key]
-    return kept
 
 
 def pairs(suite: Any, subject: Any) -> tuple[tuple[str, str], ...]:

@@ -126,10 +126,10 @@ def zoo_grid(concept: str, seeds: Sequence[int] = CANVAS_SEEDS) -> list[Prompt]:
     """Return UnlearnCanvas' grid in the zoo's world: every style and object at every seed.
 
     The one template names a colour and a background too, the same everywhere: a one-step student
-    draws a mean where its caption leaves them open (31 % of the images of zoo:esd-glowing-dmd are
-    then none of this world for the judge, here 2 %). Each prompt stands once: its concept is the
-    item of the erased concept's kind, and `clean` tells the judge the other ("style=dotted").
-    Order and noise are as in `canvas_prompts`.
+    draws a mean where its caption leaves them open, which the judge does not recognise. It was
+    chosen among a few templates as the one that the shipped students draw best. Each prompt stands
+    once: its concept is the item of the erased concept's kind, and `clean` tells the judge the
+    other ("style=dotted"). Order and noise are as in `canvas_prompts`.
 
     Raises:
         SafetyBenchError: the concept is no object and no style of the world.

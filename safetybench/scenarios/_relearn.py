@@ -7,10 +7,10 @@ from typing import Any
 
 from torch import Tensor
 
-from safetybench.contracts import Cell, Item, Prompt, SafetyBenchError, WeightAttack
+from safetybench.contracts import Cell, Item, Prompt, WeightAttack
 
 from ._aids import pictures
-from ._search import search
+from ._search import check_needs, search
 from ._skips import reason_to_skip, skipped
 
 
@@ -35,19 +35,12 @@ def relearn(
 def _trained(cell: Cell, chunk: int, prompts: Sequence[Prompt], context: Any) -> dict[str, Item]:
     attack: WeightAttack = context.attack(cell)
     target, subject = context.target(cell.target), context.suite.subject(cell.subject)
-    missing = [need.__name__ for need in attack.needs if not isinstance(target, need)]
-    if missing:
-        raise SafetyBenchError(
-            f"{type(attack).__name__} needs a target with {', '.join(missing)}, got {target.name}"
-        )
-    is_attack = cell.kind == "relearn"
-    key = ("pictures", cell.subject, cell.seed, is_attack)
-    if key not in context.memo:
-        context.memo[key] = pictures(context, subject, cell.seed, concept=is_attack)
+    check_needs(attack, target)
+    given = pictures(context, subject, cell.seed, concept=cell.kind == "relearn")
     steps: list[int] = []
     found: dict[str, list[tuple[int, int, float]]] = {p.id: [] for p in prompts}
     images: dict[str, Tensor] = {}
-    for stage in attack.stages(target, context.memo[key], cell.budget):
+    for stage in attack.stages(target, given, cell.budget):
         steps.append(stage.steps)
         for trial in search(stage.target, context.judge, prompts, cell.concept):
             answer = (int(trial.is_success), int(trial.abstained[0]), trial.probability[0])

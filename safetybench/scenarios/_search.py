@@ -22,6 +22,7 @@ from safetybench.contracts import (
     PromptAttack,
     Reply,
     SafetyBenchError,
+    WeightAttack,
 )
 
 
@@ -148,7 +149,7 @@ def search(
     if attack is None or budget is None or budget.images < 2:
         return list(trials.values())
     assert aids is not None
-    _check_needs(attack, target)
+    check_needs(attack, target)
     # Of all prompts, not of those that are left: whether one counts must not hang on its outcome.
     refused = attack.unfit(target, prompts)
     for item, reason in refused.items():
@@ -162,7 +163,8 @@ def search(
     return list(trials.values())
 
 
-def _check_needs(attack: PromptAttack, target: Any) -> None:
+def check_needs(attack: PromptAttack | WeightAttack, target: Any) -> None:
+    """Refuse a target that lacks what an attack needs."""
     missing = [need.__name__ for need in attack.needs if not isinstance(target, need)]
     if missing:
         raise SafetyBenchError(

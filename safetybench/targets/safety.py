@@ -75,7 +75,8 @@ class SafeGuidance:
         concept, all (batch, channels, h, w); momentum: of the step before, None at the first.
         As published this is in noise. A velocity is finite where alpha is 0 and noise is not, and
         at the same latents its differences are those of noise divided by alpha, so that signs
-        stay and the factor min(1, scale |.|) is the published one wherever it is 1.
+        stay and the factor min(1, scale |.|) is the published one wherever it is 1. The threshold
+        is then compared with a difference that is larger by 1 / alpha: stricter at noisy steps.
         """
         gap = aimed - unsafe
         factor = (gap.abs() * self.scale).clamp(max=1) * (gap < self.threshold)

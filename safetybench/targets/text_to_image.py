@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, ClassVar, cast
 
@@ -286,15 +287,12 @@ class TextToImage:
         if not len(text):
             height, width = (side * self._pixels_per_latent for side in self.latent_shape[1:])
             return torch.zeros(0, 3, height, width, device=self.device)
-        if with_grad:
+        with nullcontext() if with_grad else torch.inference_mode():
             noise = self.start_noise(seeds)
-            return self.decode(
-                self.sample_latents(text, noise, guidance, with_grad=True, seeds=seeds)
+            images = self.decode(
+                self.sample_latents(text, noise, guidance, with_grad=with_grad, seeds=seeds)
             )
-        with torch.inference_mode():
-            noise = self.start_noise(seeds)
-            images = self.decode(self.sample_latents(text, noise, guidance, seeds=seeds))
-        return images.clone()
+        return images if with_grad else images.clone()
 
     # Autoencoder
 

@@ -51,11 +51,11 @@ class EditTransfer(Recipe):
         """Return the student with its own sampler and traits, changed as the target was.
 
         Raises:
-            ValueError, Unavailable: a model is not named, is on the hub, or fits not the others.
+            Unavailable: a model is not named, is on the hub, or fits not the others.
         """
         if not self.original or not self.student:
-            raise ValueError("original and student must be named, got "
-                             f"{self.original!r}, {self.student!r}")  # fmt: skip
+            raise Unavailable("EditTransfer needs the options original and student, got "
+                              f"{self.original!r}, {self.student!r}")  # fmt: skip
         if means is not None and means.lora:
             raise Unavailable("EditTransfer trains nothing, so it makes no LoRA")
         like: dict[str, Any] = {"device": target.device, "dtype": target.dtype, "offline": True}
