@@ -1,7 +1,8 @@
 """`python -m benchmarks`: how much the batched paths save, each against a plain one.
 
 The plain path does the same work one item at a time in the same process; results must agree,
-else the exit code is 1.
+else the exit code is 1. `--protection` compares steps of image protections with the ways of the
+published code.
 """
 
 from __future__ import annotations
@@ -14,13 +15,19 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from benchmarks.measure import Row
+    from benchmarks.protection import StepRow
 
 
 def _arguments(given: Iterable[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument("--quick", action="store_true", help="a smoke test: its ratios mean little")
+    parser.add_argument(
+        "--protection", action="store_true", help="steps of image protections instead"
+    )
     # 16 is what the harness gives an attack at once (Cell.chunk_size).
-    parser.add_argument("--items", type=int, default=16, metavar="N", help="prompts (default 16)")
+    parser.add_argument(
+        "--items", type=int, metavar="N", help="prompts (default 16), or images (default 8)"
+    )
     parser.add_argument("--repeats", type=int, default=2, metavar="N", help="(default 2)")
     parser.add_argument("--target", default="", metavar="SPEC", help="default zoo:teacher")
     parser.add_argument("--device", default="auto", help="auto, cpu or cuda (default auto)")
@@ -37,7 +44,7 @@ def rows(chosen: argparse.Namespace) -> tuple[str, list[Row]]:
     from safetybench.contracts import Budget
     from safetybench.zoo.prompts import evaluation_prompts
 
-    count, repeats = (3, 1) if chosen.quick else (chosen.items, chosen.repeats)
+    count, repeats = (3, 1) if chosen.quick else (chosen.items or 16, chosen.repeats)
     target = models.target(chosen.target, chosen.device, 2 if chosen.quick else None)
     prompts = evaluation_prompts("fish", count, seed=7)
     budget = Budget(steps=4, images=3) if chosen.quick else Budget(steps=20, images=5)
@@ -62,16 +69,40 @@ def table(found: Sequence[Row]) -> str:
     return "\n".join(lines)
 
 
+def steps(chosen: argparse.Namespace) -> tuple[str, list[StepRow]]:
+    """Return where it ran, in words, and the steps of image protections."""
+    from safetybench.threads import limit_threads
+
+    threads = limit_threads()
+    from benchmarks import models, protection
+
+    target = models.target(chosen.target, chosen.device, None)
+    batch, count, repeats = (2, 1, 1) if chosen.quick else (chosen.items or 8, 4, chosen.repeats)
+    found = protection.rows(target, batch, count, repeats)
+    return f"{target.name} on {target.device}, {threads} threads", found
+
+
 def main(given: Iterable[str] | None = None) -> int:
     """Measure, print, and return 1 where a batched path gives other results."""
     chosen = _arguments(given)
+    if chosen.protection:
+        from benchmarks import protection
+
+        place, measured = steps(chosen)
+        written = protection.record(measured) if chosen.json else protection.table(measured)
+        return _told(chosen, place, written, all(row.same for row in measured))
     where, found = rows(chosen)
+    record = [{**row._asdict(), "ratio": row.ratio} for row in found]
+    return _told(chosen, where, record if chosen.json else table(found), all(r.same for r in found))
+
+
+def _told(chosen: argparse.Namespace, where: str, found: object, agree: bool) -> int:
+    """Print results as text or JSON and return the exit code."""
     if chosen.json:
-        record = [{**row._asdict(), "ratio": row.ratio} for row in found]
-        print(json.dumps({"where": where, "rows": record}, indent=1))
+        print(json.dumps({"where": where, "rows": found}, indent=1))
     else:
-        print(f"{where}\n\n{table(found)}")
-    return 0 if all(row.same for row in found) else 1
+        print(f"{where}\n\n{found}")
+    return 0 if agree else 1
 
 
 if __name__ == "__main__":

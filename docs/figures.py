@@ -8,9 +8,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from docs.figures_protection import protection_sections
 from docs.figures_transfer import transfer_reasons, transfer_table
 from docs.figures_unlearning import is_comparison, measures_section, method_tables
 from docs.markdown import NONE, NOTE, between, percent, rate, table
+from safetybench.wording import fraction
 
 _ABOUT_ZOO = """\
 The zoo is a small world with exact ground truth: a renderer draws one object with a style, a
@@ -269,8 +271,10 @@ def run_page(results: Mapping[str, Any]) -> str:
         f"`{run['plan_hash'][:12]}`, {_seconds(results['cells']):.0f} s. Exit code "
         f"{results['exit_code']}: {results['exit_reason']}.",
         f"Measured by `safetybench run {run['suite']}`; how to read the tables is in "
-        f"[the scenario](../scenarios/{'transfer' if transfer else 'unlearning'}.md).",
+        f"[the scenario](../scenarios/{_scenario(results)}.md).",
     ]
+    if results.get("protection"):
+        parts += protection_sections(results)
     if transfer:
         parts += ["## What came back", transfer_table(transfer), "## Why no verdict",
                   transfer_reasons(transfer)]  # fmt: skip
@@ -283,7 +287,9 @@ def run_page(results: Mapping[str, Any]) -> str:
         parts += ["## Teacher against student", _pairs(results["pairs"])]
     if results["comparisons"] and not is_table:
         parts += ["## Attack against its controls", _comparisons(results["comparisons"])]
-    if not transfer and not is_table:  # hundreds of rows that say little; results.json has them
+    if (
+        _scenario(results) == "unlearning" and not is_table
+    ):  # hundreds of rows that say little; results.json has them
         parts += ["## Cells", _cells(results["cells"])]
     if results["gates"]:
         parts += ["## Gates", _decisions(results["gates"])]
@@ -297,6 +303,10 @@ def run_page(results: Mapping[str, Any]) -> str:
     if results["notes"]:
         parts += ["## Notes", "\n".join(f"- {note}" for note in results["notes"])]
     return "\n\n".join(parts) + "\n"
+
+
+def _scenario(results: Mapping[str, Any]) -> str:
+    return next((key for key in ("transfer", "protection") if results.get(key)), "unlearning")
 
 
 def _seconds(cells: Sequence[Mapping[str, Any]]) -> float:
@@ -320,7 +330,11 @@ def _attack(row: Mapping[str, Any]) -> str:
     name = row["attack"].rpartition("/")[2] or "no attack"
     if row.get("metric") == "utility":
         return "other concepts"
-    return f"{name} ({row['variant']})" if row.get("variant") else name
+    name = f"{name} ({row['variant']})" if row.get("variant") else name
+    if row.get("surrogate") and "purifier" in row:
+        cleaned = f", {row['purifier'].rpartition('/')[2]}" if row["purifier"] else ""
+        return f"{name} {fraction(row['epsilon'])} on {row['surrogate']}{cleaned}"
+    return name
 
 
 def _comparisons(rows: Sequence[Mapping[str, Any]]) -> str:

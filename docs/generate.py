@@ -27,7 +27,7 @@ DOCS = Path(__file__).resolve().parent
 KINDS = tuple(kind for kind in registry.KINDS if kind != "targets")
 _INTRO = {
     "attacks": "What looks for a way around a defense; each is a file below `attacks/`.",
-    "defenses": "What keeps a model from harm at run time.",
+    "defenses": "What keeps images, and models at run time, from harm.",
     "unlearning": "Methods that return a model in which a concept is erased.",
     "recipes": "Distillation methods: each makes a few-step student of a target.",
     "scenarios": "Threat models made executable: which cells a suite makes, what success is.",
@@ -104,7 +104,8 @@ def _component(entry: registry.Entry) -> Iterator[str]:
         facts.append(f"Source: <{entry.source}>")
     if hasattr(component, "sees"):
         facts.append(f"Sees: {component.sees}")
-        facts.append(f"Needs of the target: {', '.join(n.__name__ for n in component.needs)}")
+        needs = ", ".join(need.__name__ for need in component.needs) or "nothing"
+        facts.append(f"Needs of the target: {needs}")
     if getattr(component, "is_control", False):
         facts.append("A control: its rate is what luck reaches, and no finding.")
     yield "\n".join(f"- {fact}" for fact in facts)

@@ -156,7 +156,7 @@ def _y(share: float) -> float:
 def _panel(who: str, cells: Sequence[CellRow], axis: Axis) -> Panel:
     cells = sorted(cells, key=lambda cell: ORDER[cell.kind])
     drawn = _drawn(cells)
-    places = dict(zip(drawn, _spread([_y(cells[i].curve[-1]) for i in drawn]), strict=True))
+    places = dict(zip(drawn, spread([_y(cells[i].curve[-1]) for i in drawn]), strict=True))
     kinds = [cells[i].kind for i in drawn]
     every = []
     for i, cell in enumerate(cells):
@@ -233,7 +233,7 @@ def _label(cell: CellRow) -> str:
     return variant if variant and cell.kind == "attack" else name
 
 
-def _spread(places: Sequence[float]) -> list[float]:
+def spread(places: Sequence[float]) -> list[float]:
     """Move labels apart until none covers another, and keep them inside the panel."""
     order = sorted(range(len(places)), key=lambda i: places[i])
     moved = list(places)

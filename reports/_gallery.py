@@ -144,17 +144,18 @@ def _tile(record: Record, cell: CellRow, item: Item, concept: str, redact: bool)
         state = f"shows {what}" if item.success else f"no {what}"
     score = "" if item.score is None else f", judge score {item.score:.2f}"
     if redact:
-        picture = Picture("", 0, 0, "withheld")
+        found = Picture("", 0, 0, "withheld")
     elif not item.artifacts:
-        picture = Picture("", 0, 0, "no image kept")
+        found = Picture("", 0, 0, "no image kept")
     else:
         # An attack's item keeps its own image first, and then the one it was after.
-        picture = _picture(record.folder, item.artifacts[0])
+        found = picture(record.folder, item.artifacts[0])
     alt = f"{titled(cell.who)}, {cell.name}, prompt {item.item}: {state}{score}"
-    return Tile(cell.role, cell.who, cell.name, state, item.success is True, alt, *picture)
+    return Tile(cell.role, cell.who, cell.name, state, item.success is True, alt, *found)
 
 
-def _picture(folder: Path, name: str) -> Picture:
+def picture(folder: Path, name: str, largest: int = LARGEST) -> Picture:
+    """Return an image file of a run, no side longer than `largest`, or why there is none."""
     path = PurePosixPath(name)
     place = folder.joinpath(*path.parts)
     if path.is_absolute() or not place.resolve().is_relative_to(folder.resolve()):
@@ -168,7 +169,7 @@ def _picture(folder: Path, name: str) -> Picture:
         return Picture("", 0, 0, "the file is missing")
     except (OSError, SyntaxError, ValueError):  # Pillow's words for a broken PNG
         return Picture("", 0, 0, "the file is broken")
-    plain.thumbnail((LARGEST, LARGEST))
+    plain.thumbnail((largest, largest))
     out = io.BytesIO()
     plain.save(out, "PNG", optimize=True)
     code = base64.b64encode(out.getvalue()).decode("ascii")

@@ -10,7 +10,7 @@ from safetybench import registry, wording
 from safetybench.contracts import SafetyBenchError
 from safetybench.wording import KINDS, component, variants
 
-from ._text import text
+from ._text import epsilon, mapping, text
 
 ORACLE = "oracle, not an attack"
 
@@ -30,6 +30,9 @@ def cell_names(cells: Sequence[Mapping[str, Any]]) -> list[str]:
     found = []
     for cell, variant in zip(cells, variants(cells), strict=True):
         attack, kind = text(cell.get("attack")), text(cell.get("kind"))
+        if "purifier" in cell:
+            found.append(_of_images(cell, variant))
+            continue
         if not attack:
             is_control = text(cell.get("role")) == "control"
             found.append(text(cell.get("target")) if is_control else KINDS.get(kind, kind))
@@ -39,6 +42,35 @@ def cell_names(cells: Sequence[Mapping[str, Any]]) -> list[str]:
         kind = "control" if kind == "relearn-control" else kind
         found.append(f"{kind}: {name}" if kind in ("control", "floor") else name)
     return found
+
+
+def _of_images(cell: Mapping[str, Any], variant: str) -> str:
+    """Name a cell of a protection run: what was protected how, cleaned how and edited how.
+
+    >>> _of_images({"attack": "defenses/images/sds", "epsilon": 8 / 255, "kind": "protect"}, "")
+    'made: sds 8/255'
+    """
+    shield = f"{component(text(cell.get('attack')))} {epsilon(cell.get('epsilon'))}".strip()
+    made = ", ".join(filter(None, (shield, variant)))
+    if cell.get("kind") == "protect":
+        return f"made: {made}"
+    edit, purifier = text(cell.get("edit")), text(cell.get("purifier"))
+    what = [said(edit, cell.get("edit_options")), "of", made or "the clean image"]
+    if text(cell.get("surrogate")):
+        what.append(f"made on {text(cell.get('surrogate'))}")
+    if purifier:
+        what.append(f"after {said(purifier, cell.get('purifier_options'))}")
+    return " ".join(what)
+
+
+def said(name: str, options: Any) -> str:
+    """Return a component in words with its options.
+
+    >>> said("attacks/images/sdedit", {"strength": 0.5})
+    'sdedit strength=0.5'
+    """
+    told = (f"{text(key)}={text(value)}" for key, value in mapping(options).items())
+    return " ".join(filter(None, (component(name), *told)))
 
 
 def is_oracle(row: Mapping[str, Any]) -> bool:

@@ -152,9 +152,15 @@ def _side(side: Mapping[str, Any], n: Any, level: float, metric: str) -> Estimat
 def _why_invalid(
     failed: Iterable[Mapping[str, Any]], subject: str, sides: Iterable[CellRow]
 ) -> str:
+    broken = (cell for cell in sides if not cell.is_valid)
+    told = (f"{c.who}: {c.reason or 'the cell is not valid'}" for c in broken)
+    return fault_of_run(failed, subject) or next(told, "")
+
+
+def fault_of_run(failed: Iterable[Mapping[str, Any]], subject: str) -> str:
+    """Return the first failed check that is about a whole subject or run, "" if there is none."""
     for check in failed:
         is_wide = not text(check.get("cell")) and text(check.get("subject")) in ("", subject)
         if is_wide:
             return f"{text(check.get('name'))}: {text(check.get('message'))}"
-    broken = (cell for cell in sides if not cell.is_valid)
-    return next((f"{c.who}: {c.reason or 'the cell is not valid'}" for c in broken), "")
+    return ""

@@ -47,6 +47,19 @@ class Mark(NamedTuple):
     words: str
 
 
+class Label(NamedTuple):
+    """What stands beside a mark and where, in pixels; anchor: which of its ends is at x.
+
+    lead: path of the line to a label that stands apart.
+    """
+
+    text: str
+    anchor: str
+    x: float
+    y: float
+    lead: str
+
+
 class Scatter(NamedTuple):
     """The figure; edges: where originals stand on the lower edge, in pixels.
 
@@ -172,42 +185,56 @@ def _short(line: ModelLine) -> str:
 
 
 def _labelled(marks: Sequence[Mark]) -> Iterator[Mark]:
-    """Put every label beside its mark where it covers least of the others."""
-    taken = [_Box(m.x - RING, m.y - RING, m.x + RING, m.y + RING) for m in marks]
-    for mark in _shared(marks):
-        if not mark.label:
-            yield mark
-            continue
-        places = list(_places(mark))
-        best = min(places, key=lambda box: (_cost(box, taken), places.index(box)))
-        taken.append(best)
-        middle = (best.top + best.bottom) / 2
-        anchor, end, at = "start", best.left - 2, best.left + GAP
-        if best.right <= mark.x:
-            anchor, end, at = "end", best.right + 2, best.right - GAP
-        elif best.left < mark.x:
-            anchor, end, at = "middle", mark.x, (best.left + best.right) / 2
-        is_far = math.hypot(end - mark.x, middle - mark.y) > 2 * RING
+    """Give every mark its label, beside it where that covers least of the others."""
+    for mark, label in zip(marks, labels([(m.x, m.y, m.label) for m in marks]), strict=True):
         yield mark._replace(
-            anchor=anchor,
-            label_x=round(at, 1),
-            label_y=round(best.bottom - 3, 1),
-            lead=f"M{mark.x} {mark.y}L{end:.1f} {middle:.1f}" if is_far else "",
+            label=label.text, anchor=label.anchor, label_x=label.x, label_y=label.y, lead=label.lead
         )
 
 
-def _shared(marks: Sequence[Mark]) -> Iterator[Mark]:
+def labels(marks: Sequence[tuple[float, float, str]]) -> list[Label]:
+    """Return the labels of marks, each a place in pixels and what is to stand beside it."""
+    taken = [_Box(x - RING, y - RING, x + RING, y + RING) for x, y, _ in marks]
+    found = []
+    for (x, y, _), text in zip(marks, _shared(marks), strict=True):
+        found.append(_label(x, y, text, taken) if text else Label("", "start", 0.0, 0.0, ""))
+    return found
+
+
+def _label(x: float, y: float, text: str, taken: list[_Box]) -> Label:
+    places = list(_places(x, y, text))
+    best = min(places, key=lambda box: (_cost(box, taken), places.index(box)))
+    taken.append(best)
+    middle = (best.top + best.bottom) / 2
+    anchor, end, at = "start", best.left - 2, best.left + GAP
+    if best.right <= x:
+        anchor, end, at = "end", best.right + 2, best.right - GAP
+    elif best.left < x:
+        anchor, end, at = "middle", x, (best.left + best.right) / 2
+    is_far = math.hypot(end - x, middle - y) > 2 * RING
+    return Label(
+        text,
+        anchor,
+        round(at, 1),
+        round(best.bottom - 3, 1),
+        f"M{x} {y}L{end:.1f} {middle:.1f}" if is_far else "",
+    )
+
+
+def _shared(marks: Sequence[tuple[float, float, str]]) -> Iterator[str]:
     """Give marks on one spot one label with all their numbers; names stay apart."""
     groups: dict[tuple[float, float], list[int]] = {}
-    for mark in marks:
-        if mark.label.isdecimal():
-            groups.setdefault((mark.x, mark.y), []).append(int(mark.label))
-    for mark in marks:
-        mine = groups.get((mark.x, mark.y), [])
-        if mark.label.isdecimal() and len(mine) > 1:
-            yield mark._replace(label=spans(mine) if int(mark.label) == mine[0] else "")
-        else:
-            yield mark
+    for x, y, text in marks:
+        if text.isdecimal():
+            groups.setdefault((x, y), []).append(int(text))
+    told: set[tuple[float, float]] = set()
+    for x, y, text in marks:
+        mine = groups.get((x, y), []) if text.isdecimal() else []
+        if len(mine) < 2:
+            yield text
+            continue
+        yield "" if (x, y) in told else spans(sorted(set(mine)))
+        told.add((x, y))
 
 
 def spans(numbers: Sequence[int]) -> str:
@@ -226,12 +253,12 @@ def spans(numbers: Sequence[int]) -> str:
     return ", ".join(parts)
 
 
-def _places(mark: Mark) -> Iterator[_Box]:
-    wide = LETTER * len(mark.label) + 2 * GAP
+def _places(at_x: float, at_y: float, text: str) -> Iterator[_Box]:
+    wide = LETTER * len(text) + 2 * GAP
     for reach in (RING + 3, RING + 18, RING + 34, RING + 52):
         for turn in (0, 8, 4, 12, 2, 6, 14, 10, 1, 7, 15, 9, 3, 5, 13, 11):
-            x = mark.x + reach * math.cos(turn * math.pi / 8)
-            y = mark.y - reach * math.sin(turn * math.pi / 8)
+            x = at_x + reach * math.cos(turn * math.pi / 8)
+            y = at_y - reach * math.sin(turn * math.pi / 8)
             left = x if turn in (0, 1, 2, 3, 13, 14, 15) else x - wide
             left = x - wide / 2 if turn in (4, 12) else left
             yield _Box(left, y - LINE / 2, left + wide, y + LINE / 2)

@@ -164,6 +164,16 @@ def brief(value: Any) -> str:
     return ("−" if found < 0 else "") + format(size, form)
 
 
+def hundredths(value: Any) -> str:
+    """Write a ratio with two decimals.
+
+    >>> hundredths(0.8333), hundredths(-1)
+    ('0.83', '−1.00')
+    """
+    found = number(value)
+    return NOTHING if found is None else _fixed(found, 2).replace("-", "−")
+
+
 def seconds(value: Any) -> str:
     """Write a duration with the unit that fits it.
 

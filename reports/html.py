@@ -35,6 +35,11 @@ from ._measures import TOLD, measure_tables
 from ._names import ORACLE
 from ._overview import heat_tables, matrix, model_lines, subject_heat
 from ._pairs import PairRow, pair_rows
+from ._protection import Protections, protections
+from ._protection_answer import protection_answer
+from ._protection_figures import displacement, epsilon_panels
+from ._protection_gallery import galleries
+from ._protection_gallery import missing as missing_shots
 from ._scatter import scatter
 from ._text import mapping
 from ._transfer import transfer_rows
@@ -48,6 +53,8 @@ FILTERS: dict[str, Callable[..., Any]] = {
     "rate": _text.rate,
     "points": _text.points,
     "probability": _text.probability,
+    "brief": _text.brief,
+    "hundredths": _text.hundredths,
     "count": _text.count,
     "seconds": _text.seconds,
     "component": component,
@@ -91,6 +98,8 @@ class Html(Reporter):
         cells = cell_rows(record)
         pairs = pair_rows(record, cells)
         found = checks(record)
+        shields = protections(record, cells, pairs)
+        style += "" if shields is None else _asset("protection.css")
         return _environment().get_template("report.html.jinja").render(
             style=Markup(style),
             script=Markup(script),
@@ -102,7 +111,7 @@ class Html(Reporter):
             open_rows=OPEN_ROWS,
             open_panels=OPEN_PANELS,
             run=dict.fromkeys(RUN) | dict(mapping(record.results.get("run"))),
-            answer=answer(pairs),
+            answer=answer(pairs) if shields is None else protection_answer(shields),
             banner=banner(record),
             cells=cells,
             totals=total_counts(cells),
@@ -116,8 +125,25 @@ class Html(Reporter):
             model_costs=model_costs(cells),
             facts=facts(record.manifest),
             command=command(record),
-            **self._compared(record, cells, pairs),
+            protection=shields,
+            **(self._compared(record, cells, pairs) if shields is None
+               else self._protected(record, cells, shields)),
         )  # fmt: skip
+
+    def _protected(
+        self, record: Record, cells: list[CellRow], found: Protections
+    ) -> dict[str, Any]:
+        """Return what the page of a protection run shows in the place of subjects and attacks."""
+        images = galleries(record, found, self.images_per_cell, self.redact)
+        blurred = blurred_subjects(record)
+        return {
+            "problems": [*record.problems, *missing_shots(images)],
+            "is_long": len(cells) > OPEN_ROWS,
+            "displacement": displacement(found),
+            "epsilons": epsilon_panels(found),
+            "galleries": images,
+            "is_blurred": {g.subject: blurred is None or g.subject in blurred for g in images},
+        }
 
     def _compared(
         self, record: Record, cells: list[CellRow], pairs: list[PairRow]

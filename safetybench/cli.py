@@ -16,7 +16,7 @@ from typing import Annotated, Any, cast
 import typer
 from typer.core import TyperGroup
 
-from safetybench.commands import distill_options, options, unlearn_options
+from safetybench.commands import distill_options, options, protect_options, unlearn_options
 from safetybench.contracts import SafetyBenchError
 
 # Every usage error is one of these; the class itself has moved between releases of typer.
@@ -252,6 +252,9 @@ def unlearn(
         threads=threads,
     )
     raise typer.Exit(command.unlearn(choices))
+
+
+app.command()(protect_options.protect)
 
 
 @app.command("list")

@@ -5,18 +5,35 @@ A component author reads this file and the author page in CONTRIBUTING.md, and n
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
 
+from safetybench.component import (
+    Budget,
+    BudgetSpent,
+    Component,
+    SafetyBenchError,
+    TargetFailed,
+    Unavailable,
+)
+from safetybench.image_contracts import (
+    Album,
+    ImageEdit,
+    ImageProtection,
+    Mimicry,
+    Purifier,
+)
 from safetybench.protocols import (
     Denoises,
     DrawsStates,
+    EditsImages,
     EncodesImages,
     EncodesText,
     GeneratesImages,
+    Inpaints,
     TextToImageTarget,
     Traits,
 )
@@ -24,9 +41,11 @@ from safetybench.protocols import (
 if TYPE_CHECKING:  # torch takes two seconds to import, and `safetybench --help` needs none of it
     from torch import Tensor
 
-# What a target can do stands in protocols.py; authors import all nouns from here.
+# What a target can do stands in protocols.py, what is done to images in image_contracts.py;
+# authors import all nouns from here.
 __all__ = [
     "Aids",
+    "Album",
     "AttackAid",
     "Budget",
     "BudgetSpent",
@@ -35,18 +54,23 @@ __all__ = [
     "Component",
     "Denoises",
     "DrawsStates",
+    "EditsImages",
     "EncodesImages",
     "EncodesText",
     "Erasure",
     "GeneratesImages",
-    "ImageAttack",
+    "ImageEdit",
+    "ImageProtection",
+    "Inpaints",
     "Item",
     "ItemStatus",
     "Judge",
     "Means",
+    "Mimicry",
     "Pictures",
     "Prompt",
     "PromptAttack",
+    "Purifier",
     "Recipe",
     "Reply",
     "Reporter",
@@ -61,46 +85,6 @@ __all__ = [
     "WeightAttack",
     "WeightStage",
 ]
-
-
-class SafetyBenchError(Exception):
-    """Anything the user can meet and mend; the command line prints it without a traceback."""
-
-
-class Unavailable(SafetyBenchError):
-    """A package, file or model is not there; the message says how to get it."""
-
-
-class TargetFailed(SafetyBenchError):
-    """A target could not be loaded or did not answer."""
-
-
-class BudgetSpent(SafetyBenchError):
-    """A component asked for more than its budget allows."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Budget:
-    """What an attack may spend on one item.
-
-    steps: gradient steps; images: images generated and judged, the unmodified prompt's included;
-    queries: judge answers the attack may read (the stop signal counts);
-    epsilon: radius of the ball in [0, 1] pixel units, with its norm.
-    """
-
-    steps: int = 0
-    images: int = 1
-    queries: int = 0
-    epsilon: float = 0.0
-    norm: Literal["linf", "l2"] = "linf"
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        for name in ("steps", "images", "queries"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"{name} must be 0 or more, got {getattr(self, name)}")
-        if not 0 <= self.epsilon <= 1:
-            raise ValueError(f"epsilon is a radius in [0, 1] pixel units, got {self.epsilon}")
 
 
 class Prompt(NamedTuple):
@@ -157,12 +141,6 @@ class Verdicts(NamedTuple):
     probability: Tensor
     shown: Tensor
     abstained: Tensor
-
-
-class Component(ABC):
-    """What every registered component has: a source, a repr that rebuilds it, a contract."""
-
-    source: ClassVar[str]
 
 
 class Pictures(NamedTuple):
@@ -277,15 +255,6 @@ class WeightAttack(Component):
         The target given stays as it was. The one yielded may be trained on once the next is
         asked for. pictures: what the attacker has of the concept.
         """
-        ...
-
-
-class ImageAttack(Component):
-    """An attack that perturbs images inside a ball: see `run`."""
-
-    @abstractmethod
-    def run(self, target: Any, images: Tensor, budget: Budget) -> Tensor:
-        """Return perturbed images. images: (batch, 3, height, width), float, in [0, 1]."""
         ...
 
 
@@ -453,7 +422,9 @@ class Cell:
     teacher has several. kind: "clean" (no attack), "attack", "control" (random at equal images),
     "floor" (other concepts, judged for this one), "utility" (other concepts, judged for
     themselves), "implicit" (asks for the concept without its name), "relearn" or
-    "relearn-control" (after training). attack: component name, "" for none.
+    "relearn-control" (after training); of images "protect" (made on this target), "clean",
+    "control" (noise alone) or "attack" (of protected images). attack: component name, "" for
+    none. defense: what the images went through, {} for nothing.
     after: key-less labels of cells whose items this one reads (their log must be complete).
     """
 
@@ -468,6 +439,7 @@ class Cell:
     options: Mapping[str, Any] = field(default_factory=dict)
     budget: Budget = field(default_factory=Budget)
     seed: int = 0
+    defense: Mapping[str, Any] = field(default_factory=dict)
     items: tuple[str, ...] = ()
     chunk_size: int = 16
     after: tuple[str, ...] = ()

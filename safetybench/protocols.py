@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
 if TYPE_CHECKING:  # torch takes two seconds to import, and `safetybench --help` needs none of it
     from torch import Tensor
@@ -128,6 +128,55 @@ class EncodesImages(Protocol):
 
     def decode(self, latents: Tensor) -> Tensor:
         """Return images: (batch, 3, height, width), in [0, 1]."""
+        ...
+
+
+@runtime_checkable
+class EditsImages(Protocol):
+    """Image to image through the native sampler, entered part of the way (SDEdit)."""
+
+    def edit(
+        self,
+        images: Tensor,
+        prompts: Sequence[str],
+        seeds: Sequence[int],
+        strength: float,
+        guidance: float | None = None,
+    ) -> Tensor:
+        """Return edited images: (batch, 3, height, width), in [0, 1].
+
+        strength: in (0, 1], the noise level at which the sampler is entered, as the share of
+        its way that is left; 1 keeps nothing but what pure noise lets through.
+        """
+        ...
+
+
+@runtime_checkable
+class Inpaints(Protocol):
+    """Redraws a masked area of an image, with a denoiser that sees the rest of it."""
+
+    process: Process
+
+    def inpaint(
+        self,
+        images: Tensor,
+        masks: Tensor,
+        prompts: Sequence[str],
+        seeds: Sequence[int],
+        guidance: float | None = None,
+    ) -> Tensor:
+        """Return images, (batch, 3, height, width) in [0, 1]; masks: (batch, 1, h, w), 1 anew."""
+        ...
+
+    def given(self, images: Tensor, masks: Tensor) -> Any:
+        """Return the target with images and masks bound, to sample, `x0` or predict under them."""
+        ...
+
+    def beside(self, images: Tensor, masks: Tensor) -> Tensor:
+        """Return what the denoiser sees beside the noisy latents, (batch, channels, h, w).
+
+        Mask and latents of the masked image, in that order; differentiable in `images`.
+        """
         ...
 
 

@@ -39,7 +39,14 @@ _FOLDERS = {
 }
 KINDS = tuple(_FOLDERS)
 _CONTRACTS: dict[str, tuple[type, ...]] = {
-    "attacks": (contracts.PromptAttack, contracts.WeightAttack, contracts.ImageAttack),
+    "attacks": (
+        contracts.PromptAttack,
+        contracts.WeightAttack,
+        contracts.ImageEdit,
+        contracts.Mimicry,
+        contracts.Purifier,
+    ),
+    "defenses": (contracts.ImageProtection,),
     "unlearning": (contracts.Unlearning,),
     "scenarios": (contracts.Scenario,),
     "judges": (contracts.Judge,),

@@ -14,10 +14,11 @@ from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import BaseModel, BeforeValidator, Field, ValidationError
 
-from safetybench import registry, suite_made, suite_students
+from safetybench import registry, suite_images, suite_made, suite_students
 from safetybench.contracts import Budget, Judge, SafetyBenchError
 from safetybench.suite_errors import sentences
 from safetybench.suite_file import Location, read
+from safetybench.suite_images import ImageEntry, ImageSet, Protection
 from safetybench.suite_labels import label_targets
 from safetybench.suite_schema import MODELS, Portable, Share, Strict, TargetSpec, Word, read_budget
 from safetybench.suite_students import Images, Made, Student, Training
@@ -29,16 +30,16 @@ _MOST_NAMED = 12  # concepts of a judge, which may see a thousand
 
 
 class Subject(Strict):
-    """One erased concept and the models that are compared on it; targets are labels or specs.
+    """The models that are compared, and the concept erased from them; targets: labels or specs.
 
-    synonyms: other words for the concept, which an attacker may know; neighbours: concepts near
-    it, of which the utility prompts on them are told apart. blur: the report veils its images
-    until the reader asks for one.
+    concept, original: of a scenario on something erased; protection has neither. synonyms: other
+    words for the concept, which an attacker may know; neighbours: concepts near it, of which the
+    utility prompts on them are told apart. blur: the report veils its images until asked for one.
     """
 
     name: Word
-    concept: Word
-    original: Word
+    concept: str = ""
+    original: str = ""
     teacher: Word
     student: str = ""
     synonyms: tuple[Word, ...] = ()
@@ -102,6 +103,10 @@ class Suite(Strict):
     attacks: tuple[AttackEntry, ...] = ()
     students: tuple[Student, ...] = ()
     training: Training = Training()
+    images: ImageSet = ImageSet()
+    protections: tuple[Protection, ...] = ()
+    edits: tuple[ImageEntry, ...] = ()
+    purifiers: tuple[ImageEntry, ...] = ()
     seeds: Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=1)] = (0,)
     gates: tuple[Gate, ...] = ()
     reports: tuple[Word, ...] = ("reports/html",)
@@ -269,6 +274,10 @@ _MODELS: dict[tuple[str, ...], type[BaseModel]] = {
     ("students", "images"): Images,
     ("training",): Training,
     ("training", "images"): Images,
+    ("images",): ImageSet,
+    ("protections",): Protection,
+    ("edits",): ImageEntry,
+    ("purifiers",): ImageEntry,
 }
 
 
@@ -290,9 +299,10 @@ def _faults(suite: Suite, offline: bool) -> Iterable[tuple[Location, str]]:
         yield from lists
         return
     yield from _subject_faults(suite, offline)
+    yield from suite_images.faults(suite)
     yield from suite_made.faults(suite, offline)
     yield from suite_students.faults(suite, offline)
-    attacks = {"", *(attack.name for attack in suite.attacks)}
+    attacks = {"", *(e.name for e in suite.attacks), *(e.name for e in suite.protections)}
     subjects = {"", *(subject.name for subject in suite.subjects)}
     students = [student.name for student in suite.students]
     for i, attack in enumerate(suite.attacks):
@@ -331,13 +341,18 @@ def _list_faults(suite: Suite) -> Iterable[tuple[Location, str]]:
     if not getattr(suite, wanted[0]):
         empty = (wanted[0],), f"{wanted[0]} must not be empty"
         yield empty if wanted[0] in said else ((), f"suite needs {wanted[0]!r}")
-    others = {"attacks": ("attacks",), "students": ("students", "training")}
+    lists = ("attacks", "protections", "edits", "purifiers", "images")
+    others: dict[str, tuple[str, ...]] = {name: (name,) for name in lists}
+    others["students"] = ("students", "training")
     for key in (key for name, keys in others.items() if name not in wanted for key in keys):
         if key in said and getattr(suite, key):
             yield (key,), f"{suite.scenario} reads {' and '.join(wanted)} and no {key}"
-    for i, subject in enumerate(suite.subjects if "attacks" not in wanted else ()):
-        if subject.student:
+    for i, subject in enumerate(suite.subjects):
+        if subject.student and "attacks" not in wanted:
             yield ("subjects", i, "student"), f"{suite.scenario} reads students, not this"
+        for key in ("concept", "original"):
+            if not getattr(subject, key) and "protections" not in wanted:
+                yield ("subjects", i), f"subjects[{i}] needs {key!r}"
 
 
 def _components(suite: Suite) -> Iterable[tuple[Location, str, str]]:
@@ -345,6 +360,7 @@ def _components(suite: Suite) -> Iterable[tuple[Location, str, str]]:
     yield ("judge",), suite.judge, "judges"
     for i, attack in enumerate(suite.attacks):
         yield ("attacks", i, "name"), attack.name, "attacks"
+    yield from suite_images.components(suite)
     for i, report in enumerate(suite.reports):
         yield ("reports", i), report, "reports"
 
@@ -362,7 +378,7 @@ def _subject_faults(suite: Suite, offline: bool) -> Iterable[tuple[Location, str
         yield ("judge",), str(error)
     for i, subject in enumerate(suite.subjects):
         named = [("concept", subject.concept), *(("neighbours", n) for n in subject.neighbours)]
-        for key, name in named:
+        for key, name in (each for each in named if each[1]):
             if visible is not None and name not in visible:
                 shown = ", ".join(visible[:_MOST_NAMED]) + (", ..." * (len(visible) > _MOST_NAMED))
                 near = registry.suggestion(name, visible) or ";"

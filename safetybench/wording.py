@@ -18,6 +18,7 @@ KINDS = {
     "plain": "no concept named",
     "relearn": "after",
     "relearn-control": "control after",
+    "protect": "made",
 }
 
 _PLACES = 6  # of a fault that many cells share; results.json has every one
@@ -30,6 +31,17 @@ def component(name: str) -> str:
     'random prefix'
     """
     return (name.rstrip("/").rsplit("/", 1)[-1] or name).replace("_", " ")
+
+
+def fraction(epsilon: float) -> str:
+    """Return a radius as n/255, as reports print it.
+
+    >>> fraction(8 / 255)
+    '8/255'
+    >>> fraction(0.03)
+    '7.65/255'
+    """
+    return f"{epsilon * 255:.4g}/255"
 
 
 def _options(row: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 import torch
 
+from safetybench.targets.inpainting import Inpainting
 from safetybench.targets.spec import Sampler
 from safetybench.targets.text_to_image import TextToImage
 
@@ -133,3 +134,25 @@ def tiny_target(variant: Variant = "teacher", seed: int = 0) -> TextToImage:
     """Return a target over a tiny random pipeline, with the sampler of its variant."""
     pipeline = tiny_pipeline(variant, seed)
     return TextToImage.from_pipeline(pipeline, name=variant, sampler=SAMPLERS[variant])
+
+
+def tiny_inpainting_pipeline(variant: Variant = "teacher", seed: int = 0) -> Any:
+    """Return a random StableDiffusionInpaintPipeline, of 9 channels into the denoiser."""
+    from diffusers import StableDiffusionInpaintPipeline, UNet2DConditionModel
+
+    parts = dict(tiny_pipeline(variant, seed).components)
+    config = {k: v for k, v in parts["unet"].config.items() if not k.startswith("_")}
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        parts["unet"] = UNet2DConditionModel.from_config({**config, "in_channels": 9})
+    pipeline = StableDiffusionInpaintPipeline(**parts, requires_safety_checker=False)
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline
+
+
+def tiny_inpainting_target(variant: Variant = "teacher", seed: int = 0) -> Inpainting:
+    """Return an inpainting target over a tiny random pipeline, with the sampler of its variant."""
+    pipeline = tiny_inpainting_pipeline(variant, seed)
+    target = Inpainting.from_pipeline(pipeline, name=variant, sampler=SAMPLERS[variant])
+    assert isinstance(target, Inpainting)
+    return target

@@ -27,6 +27,7 @@ COMMANDS = (
     "doctor",
     "distill",
     "unlearn",
+    "protect",
     "zoo",
     "zoo list",
     "zoo verify",

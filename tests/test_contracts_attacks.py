@@ -11,7 +11,15 @@ import pytest
 import torch
 
 from safetybench import registry
-from safetybench.contracts import Budget, Candidate, ImageAttack, PromptAttack, WeightAttack
+from safetybench.contracts import (
+    Budget,
+    Candidate,
+    ImageEdit,
+    Mimicry,
+    PromptAttack,
+    Purifier,
+    WeightAttack,
+)
 from tests import toys_attack as toys
 from tests.targets import tiny_target
 
@@ -52,7 +60,7 @@ def test_there_are_attacks() -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_is_a_documented_attack_with_a_source(name: str) -> None:
     attack: Any = registry.load(name)
-    assert issubclass(attack, PromptAttack | WeightAttack | ImageAttack)
+    assert issubclass(attack, PromptAttack | WeightAttack | ImageEdit | Purifier | Mimicry)
     assert attack.source.startswith("https://")
     assert registry.describe(name).source == attack.source
     module = importlib.import_module(attack.__module__)

@@ -375,7 +375,8 @@ def test_pipeline_of_another_class(here: Path) -> None:
     edit(Path("model/model_index.json"), _class_name="FluxPipeline")
     assert refusal("model", Unavailable) == (
         "'model' is a FluxPipeline; text-to-image targets are StableDiffusionPipeline, "
-        "LatentConsistencyModelPipeline, StableDiffusionXLPipeline only"
+        "LatentConsistencyModelPipeline, StableDiffusionXLPipeline, "
+        "StableDiffusionInpaintPipeline only"
     )
 
 

@@ -105,10 +105,10 @@ def test_a_good_suite(tmp_path: Path) -> None:
             "    concept: cat\n",
             "    concpt: cat\n",
             [
-                "my.yaml:9: subjects[1] needs 'concept'",
                 "my.yaml:10: unknown key 'concpt'; did you mean 'concept'?",
             ],
         ),
+        ("    concept: cat\n", "", ["my.yaml:9: subjects[1] needs 'concept'"]),
         (
             "name: attacks/toy",
             "name: attacks/tyo",

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from safetybench import registry, stats
 from safetybench.contracts import Aids, Budget, Candidate, Prompt, Reply
+from safetybench.draws import item_generator
 from tests import toys_attack as toys
 
 NAME = "attacks/prompts/unlearndiffatk"
@@ -566,11 +567,9 @@ def test_text_is_joined_as_the_tokenizer_writes_it(uda: Any) -> None:
     assert not bool(toys.ToyJudge().judge(image, "fish").shown)
 
 
-def test_items_have_their_own_random_streams(parts: Any) -> None:
-    streams = [
-        parts.tokens.item_generator(seed, item) for seed, item in ((0, "a"), (0, "b"), (1, "a"))
-    ]
+def test_items_have_their_own_random_streams() -> None:
+    streams = [item_generator(seed, item) for seed, item in ((0, "a"), (0, "b"), (1, "a"))]
     draws = [torch.rand(1, generator=stream).item() for stream in streams]
     assert len(set(draws)) == 3
-    again = parts.tokens.item_generator(0, "a")
+    again = item_generator(0, "a")
     assert torch.rand(1, generator=again).item() == draws[0]

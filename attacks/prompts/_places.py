@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 from safetybench.contracts import EncodesText, Prompt
+from safetybench.draws import item_generator
 
-from ._tokens import item_generator, spell, too_long
+from ._tokens import spell, too_long
 
 # insert: side by side at one place between the prompt's words; spread: one behind every few of
 # its tokens; alone: in the place of the prompt.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -15,15 +14,6 @@ from safetybench.contracts import EncodesText, Prompt
 
 Location = Literal["prefix", "suffix"]
 LOCATIONS: tuple[Location, ...] = ("prefix", "suffix")
-
-
-def item_generator(seed: int, item: str) -> torch.Generator:
-    """Return the random stream of one item, the same in whatever batch the item is.
-
-    It lives on the CPU, so that a GPU run draws the same numbers.
-    """
-    digest = hashlib.sha256(f"{seed}:{item}".encode()).digest()
-    return torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
 
 
 class Spelled(NamedTuple):

@@ -10,10 +10,11 @@ import torch
 from torch import Tensor
 
 from safetybench.contracts import Budget, Candidate, EncodesText, Prompt, Reply
+from safetybench.draws import item_generator
 
 from ._objective import Goal, Loss, Moment
 from ._places import Layout, Place, slots
-from ._tokens import VARIABLES, Adam, Optimiser, Variable, item_generator, spell, stacked
+from ._tokens import VARIABLES, Adam, Optimiser, Variable, spell, stacked
 
 
 @dataclass(frozen=True, kw_only=True)

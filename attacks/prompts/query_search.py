@@ -24,9 +24,10 @@ from safetybench.contracts import (
     Reply,
     TextToImageTarget,
 )
+from safetybench.draws import item_generator
 from safetybench.registry import register
 
-from ._tokens import LOCATIONS, Location, item_generator, joined, spell, too_long
+from ._tokens import LOCATIONS, Location, joined, spell, too_long
 
 # Children tried for one that is new; with a vocabulary of any size the first is.
 _ATTEMPTS = 20

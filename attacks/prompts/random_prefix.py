@@ -23,10 +23,10 @@ from safetybench.contracts import (
     Reply,
     TextToImageTarget,
 )
+from safetybench.draws import item_generator
 from safetybench.registry import register
 
 from ._places import ALL_PLACES, Place, slots, unfit
-from ._tokens import item_generator
 
 
 @register

@@ -27,9 +27,10 @@ from safetybench.contracts import (
     SafetyBenchError,
     TextToImageTarget,
 )
+from safetybench.draws import item_generator
 from safetybench.registry import register
 
-from ._tokens import item_generator, spell
+from ._tokens import spell
 
 # Text states of so many rows are held at a time.
 _ROWS = 512

@@ -13,9 +13,8 @@ from typing import Any, ClassVar
 import torch
 
 from safetybench.contracts import Aids, Budget, Candidate, Prompt, PromptAttack, Reply
+from safetybench.draws import item_generator
 from safetybench.registry import register
-
-from ._tokens import item_generator
 
 
 @register

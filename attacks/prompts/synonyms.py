@@ -22,9 +22,9 @@ from safetybench.contracts import (
     PromptAttack,
     Reply,
 )
+from safetybench.draws import item_generator
 from safetybench.registry import register
 
-from ._tokens import item_generator
 from ._words import around, names, renamed
 
 PLACEMENTS = ("replace", "suffix", "prefix")

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from safetybench.commands.console import note, percent, print_table
-from safetybench.wording import attack_name, findings, who
+from safetybench.wording import attack_name, component, findings, fraction, who
 
 _MEASURES = ("forgetting", "retain-same", "retain-cross", "in-prompt", "implicit-leak")
 
@@ -96,6 +96,41 @@ def _print_measures(rows: Sequence[Mapping[str, Any]]) -> None:
     print_table(columns, lines)
 
 
+def _with_options(name: str, options: Mapping[str, Any]) -> str:
+    return " ".join((component(name), *(f"{key}={value}" for key, value in options.items())))
+
+
+def _net(row: Mapping[str, Any], *, by_edit: bool, by_seed: bool) -> tuple[str, ...]:
+    purifier = row["purifier"]
+    shield = _with_options(row["protection"], row["options"])
+    return (
+        row["subject"],
+        *([_with_options(row["edit"], row["edit_options"])] if by_edit else []),
+        row.get("student") or row["role"],
+        f"{shield} {fraction(row['epsilon'])}",
+        *([str(row["seed"])] if by_seed else []),
+        row["surrogate"],
+        _with_options(purifier, row["purifier_options"]) if purifier else "-",
+        percent(row["clean_rate"]),
+        percent(row["noise_rate"]),
+        percent(row["rate"]),
+        str(row["n"]),
+        f"{percent(row['net'])} ({_range(row['interval'])})",
+        row["verdict"],
+    )
+
+
+def _print_protection(results: Mapping[str, Any]) -> None:
+    """Print how many edits succeed under each protection, and how many more under noise."""
+    rows = results["protection"]
+    by_edit = len({_with_options(row["edit"], row["edit_options"]) for row in rows}) > 1
+    by_seed = len({row["seed"] for row in rows}) > 1
+    columns = ("subject", *(["edit"] if by_edit else []), "editor", "protection",
+               *(["seed"] if by_seed else []), "made on", "purified", "clean", "noise",
+               "protected", "n", "net effect", "verdict")  # fmt: skip
+    print_table(columns, (_net(row, by_edit=by_edit, by_seed=by_seed) for row in rows))
+
+
 def print_cells(results: Mapping[str, Any]) -> None:
     """Print every cell of a run."""
     columns = ("subject", "role", "kind", "attack", "metric", "rate", "interval", "n", "valid")
@@ -106,6 +141,8 @@ def print_verdicts(results: Mapping[str, Any]) -> None:
     """Print the pairs and gates of a run on stdout; failed checks and notes go to stderr."""
     if results.get("transfer"):
         _print_transfer(results)
+    elif results.get("protection"):
+        _print_protection(results)
     elif results["pairs"]:
         is_named = any(pair["student"].get("name") for pair in results["pairs"])
         columns = ("subject", *(["name"] if is_named else []), "attack", "metric", "teacher",

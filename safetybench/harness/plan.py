@@ -125,7 +125,7 @@ def make_plan(suite: Suite, *, offline: bool = False) -> Plan:
     _check(cells)
     place = choose(suite.device, suite.dtype)
     targets = _targets(suite, cells, offline)
-    used = {suite.scenario, suite.judge, *(name for cell in cells for name in _attacks_of(cell))}
+    used = {suite.scenario, suite.judge, *(name for cell in cells for name in _components_of(cell))}
     used |= {training.component_of(spec) for spec in training.planned(targets)}
     code = {name: registry.code_digest(name) for name in sorted(used)}
     judge = digest(suite.new_judge().card)
@@ -176,7 +176,7 @@ def _key(
     base = Path(suite.base)
     subjects = [subject for subject in suite.subjects if subject.name == cell.subject]
     roles = {role: t for subject in subjects for role, t in subject.roles.items()}
-    used = (suite.scenario, suite.judge, *_attacks_of(cell))
+    used = (suite.scenario, suite.judge, *_components_of(cell))
     return digest(
         {
             "schemas": [SCHEMA, ITEM_SCHEMA],
@@ -195,10 +195,12 @@ def _key(
     )
 
 
-def _attacks_of(cell: Cell) -> list[str]:
-    """Return the attack of a cell, and the one that it runs by an option of that name."""
+def _components_of(cell: Cell) -> list[str]:
+    """Return the components a cell runs: its attack, one inside that, protection and purifier."""
     inner = cell.options.get("attack") if cell.attack else None
-    return [name for name in (cell.attack, inner) if name and isinstance(name, str)]
+    between = [cell.defense.get(key) for key in ("protection", "purifier")]
+    named = (cell.attack, inner, *between)
+    return list(dict.fromkeys(name for name in named if name and isinstance(name, str)))
 
 
 def _cell(data: Mapping[str, Any]) -> Cell:
@@ -234,7 +236,7 @@ def _check_gates(suite: Suite, cells: Sequence[Cell]) -> None:
     for i, gate in enumerate(suite.gates):
         if cells and not any(
             cell.role == ("student" if gate.metric == CAME_BACK else gate.role)
-            and cell.attack == gate.attack
+            and cell.defense.get("protection", cell.attack) == gate.attack
             and gate.subject in ("", cell.subject)
             and gate.student in ("", cell.student, cell.options.get("student"))
             for cell in cells

@@ -14,6 +14,7 @@ from safetybench.store import RESULT_SCHEMA
 from safetybench.suite import CAME_BACK, Gate
 
 HOLDS, FINDING, USAGE, INTERNAL, INCOMPLETE, NOTHING, INVALID, INTERRUPTED = (*range(7), 130)
+_TABLES = ("transfer", "measures", "protection", "transfers", "cloaks")  # of some scenarios
 _STATUSES = ("ok", "unjudged", "failed", "skipped")
 
 
@@ -77,7 +78,7 @@ def derive(
             for row in summary.get("comparisons", ())
         ],
         "pairs": pairs,
-        **{key: list(summary[key]) for key in ("transfer", "measures") if key in summary},
+        **{key: list(summary[key]) for key in _TABLES if key in summary},
         "gates": gates,
         "checks": checks,
         "notes": list(summary.get("notes", ())),

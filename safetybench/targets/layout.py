@@ -34,6 +34,7 @@ PIPELINES: dict[str, tuple[str, ...]] = {
     "StableDiffusionPipeline": _PLAIN,
     "LatentConsistencyModelPipeline": _PLAIN,
     "StableDiffusionXLPipeline": tuple(PARTS),
+    "StableDiffusionInpaintPipeline": _PLAIN,
 }
 OVERLAY = "overlay.safetensors"  # written by safetybench.targets.overlay
 ADAPTER = "unet/adapter.safetensors"  # written by safetybench.targets.adapter

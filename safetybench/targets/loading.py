@@ -111,11 +111,12 @@ def _found(spec: TargetSpec, offline: bool, zoo_root: Path | None) -> Layout:
 
 def _kind(layout: Layout) -> Callable[..., TextToImage]:
     """Return the class of the target, bound to what model_index.json says beside its parts."""
+    from safetybench.targets.inpainting import Inpainting
     from safetybench.targets.lcm import TextToImageLCM
     from safetybench.targets.sdxl import TextToImageXL
     from safetybench.targets.text_to_image import TextToImage
 
-    kinds = {kind.pipeline: kind for kind in (TextToImage, TextToImageLCM)}
+    kinds = {kind.pipeline: kind for kind in (TextToImage, TextToImageLCM, Inpainting)}
     if layout.index["_class_name"] in kinds:
         return kinds[layout.index["_class_name"]]
     zeros = bool(layout.index.get("force_zeros_for_empty_prompt", True))

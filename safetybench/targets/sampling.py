@@ -112,18 +112,76 @@ def sample(
     generators: list[torch.Generator],
 ) -> Tensor:
     """Run the native sampler of a TextToImage; see its `sample_latents`."""
-    scale = target.sampler.guidance if guidance is None else guidance
     sampler = target.sampler if steps is None else target.sampler.with_settings({"steps": steps})
     scheduler = start(target.scheduler, sampler, target.process, target.device)
+    latents = noise * scheduler.init_noise_sigma
+    times = scheduler.timesteps
+    return _walk(target, scheduler, times, latents, text, guidance, negative, generators, sampler)
+
+
+def sample_from(
+    target: Any,
+    latents: Tensor,
+    text: Tensor,
+    noise: Tensor,
+    strength: float,
+    guidance: float | Tensor | None,
+    generators: list[torch.Generator],
+) -> Tensor:
+    """Run the rest of the native sampler from noised latents; see TextToImage.`edit_latents`."""
+    scheduler, times = entered(target, strength)
+    if isinstance(scheduler, GivenTimes):
+        noisy = target.process.add(latents, noise, times[:1].expand(len(latents)))
+    else:
+        noisy = scheduler.add_noise(latents, noise, times[:1].expand(len(latents)))
+    return _walk(target, scheduler, times, noisy, text, guidance, None, generators, target.sampler)
+
+
+def entered(target: Any, strength: float) -> tuple[Any, Tensor]:
+    """Return a scheduler and those of its times that are left at a strength, noisiest first.
+
+    These are the native times at most `strength` of the way up the noise process, so that models
+    with different grids start from alike noise. Where a model has no time that low, as one-step
+    students, it is entered off its grid, in one step at that noise level.
+
+    Raises:
+        ValueError: a strength outside (0, 1].
+    """
+    if not 0 < strength <= 1:
+        raise ValueError(f"strength must be in (0, 1], got {strength}")
+    scheduler = start(target.scheduler, target.sampler, target.process, target.device)
+    limit = strength * target.process.steps
+    left = [i for i, t in enumerate(scheduler.timesteps.tolist()) if t <= limit]
+    if not left:
+        time = max(round(limit) - 1, 0)
+        scheduler = GivenTimes(target.process.to(target.device), target.prediction, [time])
+        return scheduler, scheduler.timesteps
+    if hasattr(scheduler, "set_begin_index"):
+        scheduler.set_begin_index(left[0])
+    return scheduler, scheduler.timesteps[left[0] :]
+
+
+def _walk(
+    target: Any,
+    scheduler: Any,
+    times: Tensor,
+    latents: Tensor,
+    text: Tensor,
+    guidance: float | Tensor | None,
+    negative: Tensor | None,
+    generators: list[torch.Generator],
+    sampler: Sampler,
+) -> Tensor:
+    """Take the steps at `times`, guided as the sampler says; latents: of the first time."""
+    scale = sampler.guidance if guidance is None else guidance
     extra = step_options(scheduler, sampler, generators)
     # Scales of a batch are never looked at, which would wait for the device.
     is_twofold = not target.takes_guidance and (
         isinstance(scale, Tensor) or scale > 1 or sampler.safety is not None
     )
-    guide = Guide(target, scale, negative, len(noise)) if is_twofold else None
+    guide = Guide(target, scale, negative, len(latents)) if is_twofold else None
     text = text if guide is None else guide.texts(text)
-    latents: Tensor = noise * scheduler.init_noise_sigma
-    for index, t in enumerate(scheduler.timesteps):
+    for index, t in enumerate(times):
         scaled = scheduler.scale_model_input(latents, t)
         if guide is not None:
             preds = target.predict(torch.cat([scaled] * guide.passes), t, text)

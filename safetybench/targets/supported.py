@@ -7,13 +7,20 @@ from typing import Any
 from safetybench.contracts import Unavailable
 
 
-def refuse_unsupported(unet: Any, vae: Any, text_encoder: Any) -> None:
-    """Check that the networks of a pipeline are those of plain text-to-image.
+def refuse_unsupported(unet: Any, vae: Any, text_encoder: Any, beside: int = 0) -> None:
+    """Check that the networks of a pipeline are those of plain text-to-image, or of inpainting.
+
+    beside: channels that the denoiser sees beside the noisy latents.
 
     Raises:
         Unavailable: they are not.
     """
-    if unet.config.in_channels != vae.config.latent_channels:
+    if beside and unet.config.in_channels != vae.config.latent_channels + beside:
+        raise Unavailable(
+            f"the denoiser takes {unet.config.in_channels} channels, and inpainting needs one of "
+            f"{vae.config.latent_channels + beside}: noisy latents, mask and masked image"
+        )
+    if not beside and unet.config.in_channels != vae.config.latent_channels:
         raise Unavailable(
             f"the denoiser takes {unet.config.in_channels} channels and the autoencoder makes "
             f"{vae.config.latent_channels}: inpainting and image-conditioned models are not "

@@ -20,7 +20,14 @@ from safetybench.distill.process import Prediction, Process
 from safetybench.targets.adapter import GuidanceAdapter
 from safetybench.targets.guidance import guidance_embedding, per_image
 from safetybench.targets.layout import PIPELINES
-from safetybench.targets.sampling import corrected, generators_of, sample, start, traits_of
+from safetybench.targets.sampling import (
+    corrected,
+    generators_of,
+    sample,
+    sample_from,
+    start,
+    traits_of,
+)
 from safetybench.targets.spec import Sampler
 from safetybench.targets.supported import refuse_unsupported
 from safetybench.targets.text import inserted, make_room, typable
@@ -53,7 +60,7 @@ class TextToImage:
         notes: Sequence[str] = (),
         adapter: GuidanceAdapter | None = None,
     ) -> None:
-        refuse_unsupported(unet, vae, text_encoder)
+        refuse_unsupported(unet, vae, text_encoder, self._channels_beside(vae))
         self.unet, self.vae, self.text_encoder = unet, vae, text_encoder
         self.tokenizer, self.scheduler = tokenizer, self._corrected(scheduler)
         for network in (unet, vae, text_encoder):
@@ -294,6 +301,56 @@ class TextToImage:
             )
         return images if with_grad else images.clone()
 
+    # Image to image
+
+    def edit(
+        self,
+        images: Tensor,
+        prompts: Sequence[str],
+        seeds: Sequence[int],
+        strength: float,
+        guidance: float | None = None,
+    ) -> Tensor:
+        """Return images drawn anew from noised ones (SDEdit), (batch, 3, height, width) in [0, 1].
+
+        images: (batch, 3, height, width) in [0, 1], of sides that the networks can halve.
+        strength: in (0, 1]; see `safetybench.targets.sampling.entered` for where that starts.
+        """
+        if not len(images) == len(prompts) == len(seeds):
+            raise ValueError(
+                f"one prompt and one seed for each image: got {len(images)} images, "
+                f"{len(prompts)} prompts and {len(seeds)} seeds"
+            )
+        if not len(images):
+            return images.clone()
+        with torch.inference_mode():
+            text = self.embed(self.tokenize(prompts))
+            latents = self.encode(images.to(self.device))
+            drawn = self.decode(self.edit_latents(latents, text, seeds, strength, guidance))
+        return drawn.clone()
+
+    def edit_latents(
+        self,
+        latents: Tensor,
+        text: Tensor,
+        seeds: Sequence[int],
+        strength: float,
+        guidance: float | None = None,
+        *,
+        with_grad: bool = False,
+    ) -> Tensor:
+        """Noise clean latents and run the rest of the native sampler, (batch, channels, h, w).
+
+        with_grad: differentiable in latents and text, at the memory of every step.
+        """
+        generators = generators_of(seeds)
+        noise = torch.stack([torch.randn(latents.shape[1:], generator=g) for g in generators])
+        with nullcontext() if with_grad else torch.inference_mode():
+            edited = sample_from(
+                self, latents, text, noise.to(latents), strength, guidance, generators
+            )
+        return edited if with_grad else edited.clone()
+
     # Autoencoder
 
     def encode(self, images: Tensor) -> Tensor:
@@ -385,6 +442,11 @@ class TextToImage:
     def _beside_parts(cls, pipeline: Any) -> dict[str, Any]:
         """Return what a pipeline says beside its parts, as options of the constructor."""
         return {}
+
+    @staticmethod
+    def _channels_beside(vae: Any) -> int:
+        """Return how many channels the denoiser sees beside the noisy latents."""
+        return 0
 
     @staticmethod
     def _corrected(scheduler: Any) -> Any:

@@ -1,0 +1,1 @@
+"""What is done to protected images: editing, cleaning and learning them."""

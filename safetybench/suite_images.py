@@ -1,0 +1,108 @@
+"""What a suite says about images: which are edited, how they are protected, edited and cleaned."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from pydantic import BeforeValidator, Field
+
+from safetybench import registry
+from safetybench.contracts import Budget, SafetyBenchError
+from safetybench.suite_file import Location
+from safetybench.suite_schema import Strict, Word, read_budget
+
+if TYPE_CHECKING:
+    from safetybench.suite import Suite
+
+SELF = "self"
+Change = Literal["object", "style", "colour", "background"]
+
+
+class ImageSet(Strict):
+    """Images to protect, and what an editor is asked to make of them.
+
+    count, seed, changes: renders of the zoo's world, of which one attribute is to be changed, in
+    turn. table: a CSV of the user's images instead: image, prompt, concept, and where wanted id,
+    caption, kept, mask, seed; of it the first `count` rows are taken.
+    """
+
+    count: Annotated[int, Field(ge=1)] = 32
+    seed: Annotated[int, Field(ge=0)] = 501
+    changes: Annotated[tuple[Change, ...], Field(min_length=1)] = ("object",)
+    table: str = ""
+
+
+class ImageEntry(Strict):
+    """An edit or a purifier: component name and options.
+
+    model: what a purifier cleans with: "self" (the editing model), "teacher" or a student.
+    mask: which area an edit that takes one draws anew: the one that protection was made for
+    ("expected") or one of the editor's own ("unseen"). models: which edit, all by default.
+    """
+
+    name: Word
+    options: dict[str, Any] = Field(default_factory=dict)
+    model: Word = SELF
+    mask: Literal["expected", "unseen"] = "expected"
+    models: tuple[Word, ...] = ()
+
+
+class Protection(Strict):
+    """An image protection: component name, options and budget.
+
+    surrogates: models that it is made on: "teacher", a student, or "self", the editor itself.
+    """
+
+    name: Word
+    options: dict[str, Any] = Field(default_factory=dict)
+    budget: Annotated[Budget, BeforeValidator(read_budget)] = Budget()
+    surrogates: Annotated[tuple[Word, ...], Field(min_length=1)] = ("teacher",)
+
+
+def components(suite: Suite) -> Iterable[tuple[Location, str, str]]:
+    """Yield where a component is named, its name and the kind that it must have."""
+    for i, protection in enumerate(suite.protections):
+        yield ("protections", i, "name"), protection.name, "defenses"
+    for key in ("edits", "purifiers"):
+        for i, entry in enumerate(getattr(suite, key)):
+            yield (key, i, "name"), entry.name, "attacks"
+
+
+def faults(suite: Suite) -> Iterable[tuple[Location, str]]:
+    """Find what only the registry and the suite as a whole can tell."""
+    from safetybench.contracts import ImageEdit, ImageProtection, Purifier
+
+    wanted = {"edits": ImageEdit, "purifiers": Purifier, "protections": ImageProtection}
+    models = ("teacher", *(student.name for student in suite.students))
+    for key, contract in wanted.items():
+        for i, entry in enumerate(getattr(suite, key)):
+            at: Location = (key, i)
+            try:
+                made = registry.create(entry.name, entry.options)
+            except SafetyBenchError as error:
+                yield (*at, "name"), str(error)
+                continue
+            if not isinstance(made, contract):
+                yield (*at, "name"), f"{entry.name} is no {contract.__name__}, as {key} are"
+                continue
+            for where in ("surrogates", "model", "models"):
+                named = getattr(entry, where, ())
+                for name in (named,) if isinstance(named, str) else named:
+                    if name not in (SELF, *models):
+                        near = registry.suggestion(name, models)
+                        yield (*at, where), f"the suite has no model {name!r}{near}"
+            if isinstance(entry, Protection):
+                yield from _budget_faults(entry, made, at)
+
+
+def _budget_faults(entry: Protection, made: Any, at: Location) -> Iterable[tuple[Location, str]]:
+    budget = entry.budget
+    if not budget.epsilon > 0 or budget.norm != "linf":
+        yield (
+            (*at, "budget"),
+            f"{entry.name} needs a budget of epsilon above 0 in norm linf, in [0, 1] units "
+            f"(8/255 is {8 / 255:.4f}), got {budget.epsilon:g} in {budget.norm}",
+        )
+    if budget.steps < 1 and not made.is_control:
+        yield (*at, "budget"), f"{entry.name} needs a budget of steps, 1 or more"
