@@ -47,6 +47,7 @@ the teacher against itself: what chance does.
   same process."""
 
 _HEADS = ("object", "colour", "style")
+_MOST_LEFT_OUT = 0.1  # share of a pair's prompts without an answer above which it has no verdict
 
 
 def card_folders(home: Path | None = None) -> list[Path]:
@@ -318,12 +319,19 @@ def _pairs(pairs: Sequence[Mapping[str, Any]]) -> str:
         (p["subject"], p["student"].get("name", "student"), _attack(p),
          percent(p["teacher"]["rate"]), percent(p["student"]["rate"]),
          p["n"], f"{percent(p['difference'])} ({between(p['interval'])})",
-         NONE if p["adjusted_p"] is None else f"{p['adjusted_p']:.2g}", f"**{p['verdict']}**")
+         NONE if p["adjusted_p"] is None else f"{p['adjusted_p']:.2g}", _verdict(p))
         for p in pairs
     ]  # fmt: skip
     columns = ("subject", "student", "attack", "teacher", "its rate", "n", "difference",
                "p (Holm)", "verdict")  # fmt: skip
     return table(columns, rows)
+
+
+def _verdict(pair: Mapping[str, Any]) -> str:
+    """Return a verdict, with the share of prompts that nobody answered where it forbids one."""
+    lost = pair.get("left_out") or 0.0
+    why = f" ({percent(lost)} left out)" if lost > _MOST_LEFT_OUT else ""
+    return f"**{pair['verdict']}**{why}"
 
 
 def _attack(row: Mapping[str, Any]) -> str:

@@ -15,8 +15,9 @@ whose clean edit succeeds, with its 95 % interval. **Bold**: shown (p < 0.05 aft
 rows of the run). Below 0 the protection helps the editor."""
 _ABOUT_RATES = "Share of edits that succeed, and in brackets of those the judge rejects."
 _ABOUT_MOVES = """\
-LPIPS between the edit of the protected and of the clean image, and by how much it exceeds that of
-noise. It says that the edit is another one, not that it failed."""
+How alike the edits of the protected and of the clean image are, and how much less or more than
+under noise: LPIPS, or PSNR in dB where the features of LPIPS were not at hand. It says that the
+edit is another one, not that it failed."""
 _NONE, _ANY = "no purifier", "the best purifier for the editor, image by image"
 
 
@@ -98,13 +99,14 @@ def _net(row: Row) -> str:
 
 
 def _move(row: Row) -> str:
-    found = row["figures"].get("lpips")
-    if found is None:
+    name = next((name for name in ("lpips", "psnr") if name in row["figures"]), "")
+    if not name:
         return NONE
+    found, digits, unit = row["figures"][name], *{"lpips": (3, ""), "psnr": (1, " dB")}[name]
     ends = found["interval"]
     return (
-        f"{found['value']:.3f}, noise {found['noise']:.3f}: {found['difference']:+.3f} "
-        f"({ends['low']:.3f} to {ends['high']:.3f})"
+        f"{found['value']:.{digits}f}{unit}, noise {found['noise']:.{digits}f}{unit}: "
+        f"{found['difference']:+.{digits}f} ({ends['low']:.{digits}f} to {ends['high']:.{digits}f})"
     )
 
 
