@@ -179,10 +179,11 @@ def _subjects(
         _check_target(role, spec, offline)
     kept = {_spec(w) for w in wanted if w.partition("=")[0] not in ROLES}
     chosen = [e for e in entries if not kept or kept & {_spec(e.get(role) or "") for role in ROLES}]
-    if not chosen:
-        used = sorted({e[role] for e in entries for role in ROLES if e.get(role)})
+    used = sorted({e[role] for e in entries for role in ROLES if e.get(role)})
+    idle = sorted(kept - {_spec(label) for label in used})
+    if idle:
         raise NothingSelected(
-            f"no subject uses target {' or '.join(sorted(kept))}; the suite has {', '.join(used)}"
+            f"no subject uses target {' or '.join(idle)}; the suite has {', '.join(used)}"
         )
     return [{**entry, **{role: _spec(s) for role, s in placed.items()}} for entry in chosen]
 

@@ -169,6 +169,11 @@ def test_wrong_targets(tables: Path, target: str, message: str) -> None:
     assert isinstance(refused.value, NothingSelected) == target.startswith("bse")
 
 
+def test_a_target_that_nobody_uses_is_told_beside_one_that_is_used(tables: Path) -> None:
+    with pytest.raises(NothingSelected, match="no subject uses target bse=zoo:teacher; the suite"):
+        make_plan(request(targets=("no-fish", "bse=zoo:teacher")))
+
+
 # The command line
 
 
