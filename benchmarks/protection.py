@@ -1,26 +1,30 @@
-"""What a step of AdvDM and of SDST costs: as shipped, and done as the published code does it.
+"""What a step of AdvDM, SDST and DiffusionGuard costs: as shipped, and as published code does it.
 
 The reference behaviour (Diff-Protect) takes one image at a time, encodes the prompt and the
 constant target image anew in each step, for AdvDM also computes the target image's own denoising
 loss and drops it, recomputes the denoiser's forward pass (checkpoints) and differentiates its
-weights; SDST goes through the encoder once for each of its two terms. The draws are the same, and
-so must the gradients be.
+weights; SDST goes through the encoder once for each of its two terms. DiffusionGuard's own code
+takes one image at a time as well, encodes the empty prompt anew in each step, draws a mask for
+each, and builds the graph of all weights beside that of the image. The draws are the same, and so
+must the gradients be.
 """
 
 from __future__ import annotations
 
+import copy
 import importlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.measure import Found, compare
-from safetybench.contracts import Album
-from safetybench.draws import Streams
+from safetybench.contracts import Album, Budget, Inpaints
+from safetybench.draws import Streams, item_generator
 from safetybench.pixels import rounded
 from safetybench.registry import create
 from safetybench.zoo.world import render, sample_scenes
@@ -28,6 +32,7 @@ from safetybench.zoo.world import render, sample_scenes
 # Of float32; `design.md` 10 asks for both of a fused variant.
 RELATIVE, SIGNS = 1e-5, 0.999
 SDST_RATE = 5.0
+GUARD: Mapping[str, Any] = {"strength": 0.4}  # for images of 64 pixels, as its docstring says
 
 Step = Callable[[Album, Streams], Tensor]  # of one image: what a step climbs, (1, 3, h, w)
 Way = tuple[Any, Callable[[], Tensor]]  # the target whose passes count, and all gradients
@@ -86,7 +91,85 @@ def rows(target: Any, batch: int, steps: int, repeats: int) -> list[StepRow]:
     return [
         row("AdvDM", plain.advdm, "advdm", {}),
         row("SDST", plain.sdst, "sds", {"target_rate": SDST_RATE}),
+        _guard_row(target, album, steps, repeats),
     ]
+
+
+def _guard_row(target: Any, album: Album, steps: int, repeats: int) -> StepRow:
+    """Compare DiffusionGuard; the masks of `steps` steps are part of both ways' time."""
+    editor = _editor(target)
+    masks = torch.ones_like(album.images[:, :1])
+    masks[:, :, 16:48, 16:48] = 0
+    masked = Album(images=album.images, ids=album.ids, captions=album.captions, masks=masks)
+    guard, budget = create("defenses/images/diffusionguard", GUARD), Budget(steps=steps)
+    plain = GuardReference(editor, guard)
+
+    def shipped() -> Tensor:
+        climb = guard.climb(editor, masked, budget)
+        return torch.stack([climb(masked.images, i)[0] for i in range(steps)], 1)
+
+    ways = ((plain.target, lambda: plain.gradients(masked, steps)), (editor, shipped))
+    return _compared("DiffusionGuard", *ways, repeats)
+
+
+def _editor(target: Any) -> Any:
+    """Return an inpainting model: the target, or its denoiser with random new inputs."""
+    if isinstance(target, Inpaints):
+        return target
+    from safetybench.zoo.inpainting import new_inpainting
+
+    editor = new_inpainting(target)
+    fresh = editor.unet.conv_in.weight[:, target.unet.config.in_channels :]
+    with torch.no_grad():
+        draws = torch.randn(fresh.shape, generator=torch.Generator().manual_seed(0))
+        fresh.copy_(0.1 * draws)
+    return editor
+
+
+class GuardReference:
+    """DiffusionGuard's steps as its authors' code takes them, at the posterior mean.
+
+    All weights ask for gradients, but those of the image alone are computed.
+    """
+
+    def __init__(self, target: Any, guard: Any) -> None:
+        self.target, self.guard = target.clone(with_text=True), guard
+        self.target.vae = copy.deepcopy(target.vae)
+        self.target.scheduler = copy.deepcopy(target.scheduler)
+        for network in (self.target.unet, self.target.vae, self.target.text_encoder):
+            network.requires_grad_(True)
+
+    def gradients(self, album: Album, steps: int) -> Tensor:
+        """Return what each step climbs, (batch, steps, 3, h, w), one image at a time."""
+        shapes = importlib.import_module("safetybench.defenses.images._masks")
+        shrink = shapes.ContourShrink(strength=self.guard.strength)
+        assert album.masks is not None
+        found = []
+        for k, name in enumerate(album.ids):
+            stream = item_generator(0, f"{name}/masks")
+            rng = np.random.default_rng(int(torch.randint(1 << 62, (), generator=stream)))
+            streams = Streams(0, [f"{name}/noise"])
+            kept = (album.masks[k, 0] < 0.5).cpu().numpy()
+            steps_of = []
+            for _ in range(steps):
+                anew = torch.from_numpy(~shapes.shrunk(kept, shrink, rng)).float()
+                steps_of.append(self._step(album.images[k : k + 1], anew[None, None], streams))
+            found.append(torch.stack(steps_of, 1))
+        return torch.cat(found)
+
+    def _step(self, image: Tensor, mask: Tensor, streams: Streams) -> Tensor:
+        target = self.target
+        free = image.clone().requires_grad_(True)
+        text = target.embed(target.tokenize([""])).detach()
+        target.scheduler.set_timesteps(4)
+        seen = target.given(free, mask.to(image.device))
+        noise = streams.normal(seen.latent_shape, text)
+        times = torch.full((1,), target.sampler_times[0], device=text.device)
+        said = seen.predict(noise, times, text)
+        goal = "epsilon" if target.prediction == "epsilon" else "sample"
+        said = target.process.convert(said, target.prediction, goal, noise, times)
+        (gradient,) = torch.autograd.grad(said.norm(), free)
+        return gradient
 
 
 class Reference:

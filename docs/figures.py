@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from docs.figures_inpainting import editor_sections
 from docs.figures_protection import protection_sections
 from docs.figures_transfer import transfer_reasons, transfer_table
 from docs.figures_unlearning import is_comparison, measures_section, method_tables
@@ -22,8 +23,8 @@ from that teacher by the suite's own components. It is there so that the whole s
 on a CPU; a result on it is a result about this world, not about photographs."""
 _ABOUT_BUILDS = """\
 The command on a card makes the model again from recipe and seed, into `zoo-build/` or where `--out`
-says. A build of the teacher or the judge that was interrupted goes on where it stopped when the
-same command runs again; the others start over."""
+says. A build of the teacher, the judge or an inpainting model that was interrupted goes on where it
+stopped when the same command runs again; the others start over."""
 _ABOUT_FIGURES = """\
 Every figure is on a model's `card.json`, put there by the command that built it. Rates stand with
 their 95 % Wilson interval and the number of prompts. `safetybench zoo verify` generates and judges
@@ -153,6 +154,7 @@ def zoo_figures(folders: Sequence[Path]) -> str:
                    "recall (ceiling)", "rare combinations", "rejected", "NFE", "time")  # fmt: skip
         parts += ["## Students", _ABOUT_STUDENTS]
         parts.append(table(compared, [_student(card) for card in students]))
+    parts += editor_sections(cards)
     judges = [card for card in cards if "renders" in (card.get("quality") or {})]
     if judges:
         parts += ["## Judge", *_judge(judges[0])]

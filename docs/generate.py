@@ -16,7 +16,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from docs import claims, claims_library
+from docs import claims, claims_library, encoder, protection_answers
 from docs.figures import card_folders, card_of, run_page, zoo_figures, zoo_models
 from docs.figures_unlearning import figure, is_comparison
 from docs.markdown import NOTE, cell, table
@@ -56,8 +56,11 @@ def pages(docs: Path = DOCS) -> dict[str, str]:
     cards = {folder.name: card_of(folder) for folder in folders}
     found["results/claims.md"] = claims.page(claims.known(cards, claims.read()))
     found["distillation.md"] = claims_library.page()
+    found["results/protection-answers.md"] = protection_answers.page(protection_answers.known())
+    if (weakness := encoder.read()) is not None:
+        found["results/encoder.md"] = encoder.page(weakness)
     for file in sorted((docs / "results").glob("*.json")):
-        if file.name == claims.FILE.name:
+        if file.name in (claims.FILE.name, encoder.FILE.name):
             continue
         results = json.loads(file.read_text(encoding="utf-8"))
         found[f"results/{file.stem}.md"] = run_page(results)

@@ -6,7 +6,7 @@ Every figure, interval and verdict is that of results.json; here they are only p
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from safetybench.wording import component
@@ -17,7 +17,7 @@ from ._pairs import PairRow, failed_checks, fault_of_run
 from ._protection_names import ANY, Maker, Place, Shield, cleanings, editor_of, places
 from ._text import mapping, number, rows, text
 
-FIGURES = ("lpips", "psnr", "ssim", "direction", "similarity")
+FIGURES = ("asked", "held", "lpips", "psnr", "ssim", "direction", "similarity")
 TONES = {  # verdicts of a row, and the badge whose shape and colour each has
     "protects": "inherited",
     "helps the editor": "lost",
@@ -39,7 +39,7 @@ class Net:
     """One protection against one editor. net: what noise lets succeed less what it does.
 
     clean, noise, rate: share of edits that succeed; ruined: share of which the judge recognises
-    nothing. invalid: why the verdict does not hold.
+    nothing. invalid: why the verdict does not hold. albums: the rate of each, of a mimicry.
     """
 
     editor: str
@@ -57,6 +57,7 @@ class Net:
     p: float | None
     moved: Mapping[str, Moved]
     cell: str
+    albums: Mapping[str, float | None] = field(default_factory=dict)
 
     @property
     def shown(self) -> str:
@@ -137,7 +138,10 @@ class TransferLine(NamedTuple):
 
 
 class Cloak(NamedTuple):
-    """What a protection did to the images themselves, as means; most: greatest change, in 1/255."""
+    """What a protection did to the images themselves, as means; most: greatest change, in 1/255.
+
+    of: what the images are, "" for those that are edited.
+    """
 
     shield: Shield
     n: float | None
@@ -147,6 +151,7 @@ class Cloak(NamedTuple):
     lpips: float | None
     latent: float | None
     is_outside: bool
+    of: str
 
 
 class Part(NamedTuple):
@@ -186,6 +191,11 @@ class Protections(NamedTuple):
     def nets(self, kind: str) -> list[Net]:
         """Return the net effects behind no purifier ("none"), the best ("any") or each ("one")."""
         return [n for part in self.parts for g in part.grids if g.kind == kind for n in g.nets]
+
+    @property
+    def learns(self) -> bool:
+        """Tell whether a mimicry is among what was to be stopped."""
+        return any(n.albums for part in self.parts for g in part.grids for n in g.nets)
 
     def pairs(self, purified: str) -> list[PairLine]:
         """Return the pairs behind one purifier, "" for none."""
@@ -243,6 +253,10 @@ def _nets(record: Record, found: Sequence[Mapping[str, Any]], maker: Maker) -> I
             p=number(row.get("p_value")) if p is None else p,
             moved={name: _moved(row, name) for name in FIGURES if name in _figures(row)},
             cell=text(row.get("cell")),
+            albums={
+                name: number(mapping(each).get("rate"))
+                for name, each in mapping(row.get("by_album")).items()
+            },
         )
 
 
@@ -351,4 +365,5 @@ def _cloaks(record: Record, maker: Maker) -> Iterator[Cloak]:
             lpips=number(row.get("lpips")),
             latent=number(row.get("latent")),
             is_outside=most is not None and epsilon is not None and most > epsilon * 255 + 1e-3,
+            of=text(row.get("of")),
         )

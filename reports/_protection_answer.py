@@ -10,7 +10,7 @@ from safetybench.stats import Verdict
 from ._answer import Answer
 from ._cells import Estimate
 from ._protection import Net, PairLine, Protections
-from ._protection_names import ANY, ITSELF
+from ._protection_names import ANY, ITSELF, stopped
 from ._text import count, points, rate
 
 PROTECTS, HELPS = "protects", "helps the editor"
@@ -47,17 +47,19 @@ def _names(nets: Sequence[Net]) -> int:
 
 def _short(plain: Sequence[Net], best: Sequence[Net]) -> str:
     working = [net for net in plain if net.verdict == PROTECTS]
-    tried = _names(plain)
+    tried, what = _names(plain), stopped(bool(net.albums) for net in plain)
     if not working:
         who = "The protection was not" if tried == 1 else f"None of the {tried} protections was"
-        return f"{who} shown to stop edits beyond noise of equal ε."
+        return f"{who} shown to stop {what} beyond noise of equal ε."
     editors, every = len({net.editor for net in working}), len({net.editor for net in plain})
     where = "the editor" if every == 1 else f"{editors} of {every} editors"
+    if every > 1 and len({(net.shield, net.editor) for net in working}) < editors * _names(working):
+        where = f"at least one of {every} editors"  # each, and not the same one
     some = _names(working)
     who = f"{some} of {tried} protections {'stops' if some == 1 else 'stop'}"
     who = f"All {tried} protections stop" if some == tried else who
     who = "The protection stops" if tried == 1 else who
-    told = f"{who} edits beyond noise of equal ε on {where}"
+    told = f"{who} {what} beyond noise of equal ε on {where}"
     if not best:
         return f"{told}."
     left = _names([net for net in best if net.verdict == PROTECTS])
@@ -101,7 +103,8 @@ def _by_editor(found: Protections, valid: Sequence[Net]) -> Iterator[str]:
         lead = f"{working[name]} of {len(mine)} {'protects' if working[name] == 1 else 'protect'}"
         lead = f" {_it(top)} protects: " if len(mine) == 1 else f", {lead}, most {_it(top)}, "
         where = f" under {top.place.edit}" if len(found.parts) > 1 else ""
-        rates = f"; edits succeed on {rate(top.rate)} against {rate(top.noise)} under noise"
+        tries = "drawings of what was learnt" if top.albums else "edits"
+        rates = f"; {tries} succeed on {rate(top.rate)} against {rate(top.noise)} under noise"
         yield f"On {_on(name)}{lead}net {_span(top.net)}{where}{'' if i else rates}."
     rest = [f"{working[name]} of {len(by_name[name])} on {name}" for name in able[MOST_TOLD:]]
     if rest:

@@ -13,9 +13,10 @@ from ._cells import Estimate
 from ._figures import BOTTOM, HEIGHT, LEFT, RIGHT, TOP, WIDTH, Series, Tick, Whisker, spread
 from ._protection import Net, Protections
 from ._protection_names import Place
-from ._scatter import labels
+from ._scatter import Label, labels
 from ._text import points
 
+MOST_LABELLED = 48  # marks with a label or an interval; of more, neither could be read
 MOST_NAMED = 8  # marks that are named in the figure; of more, each has its protection's number
 MOST_LETTERS = 34
 _PLOT = (52.0, 700.0, 416.0, 16.0)  # left, right, bottom and top of the scatter, as the style has
@@ -74,7 +75,10 @@ class Mark(NamedTuple):
 
 
 class Displacement(NamedTuple):
-    """The figure; zero_x, zero_y: where no more than noise is; moved, working: rows it counts."""
+    """The figure; zero_x, zero_y: where no more than noise is; moved, working: rows it counts.
+
+    is_bare: there are too many marks for labels and intervals; their titles tell them.
+    """
 
     marks: tuple[Mark, ...]
     x_ticks: tuple[Tick, ...]
@@ -84,6 +88,7 @@ class Displacement(NamedTuple):
     zero_y: float
     summary: str
     is_numbered: bool
+    is_bare: bool
     moved: int
     working: int
 
@@ -145,11 +150,14 @@ def _displacement(
     spans = [(_signed(net, name, sign), _ends(net.net)) for net in nets]
     x = _axis([v for across, _ in spans for v in across], left, right)
     y = _axis([v for _, up in spans for v in up], bottom, top)
-    is_numbered = len(nets) > MOST_NAMED
+    is_bare = len(nets) > MOST_LABELLED
+    is_numbered = len(nets) > MOST_NAMED and not is_bare
     has_radii = len({net.shield.epsilon for net in nets}) > 1
     names = [_name(net, is_numbered, has_radii) for net in nets]
     places = [(x.at(across[0]), y.at(up[0])) for across, up in spans]
-    beside = labels([(*at, text) for at, text in zip(places, names, strict=True)])
+    beside = [Label("", "", 0.0, 0.0, "")] * len(nets)
+    if not is_bare:
+        beside = labels([(*at, text) for at, text in zip(places, names, strict=True)])
     marks = []
     for net, (across, up), at, label in zip(nets, spans, places, beside, strict=True):
         where = f", {net.place.edit}" if has_parts else ""
@@ -182,6 +190,7 @@ def _displacement(
         y.at(0.0),
         " ".join(f"{mark.words}." for mark in marks),
         is_numbered,
+        is_bare,
         len(far),
         sum(net.verdict == "protects" for net in far),
     )

@@ -17,7 +17,7 @@ from ._text import mapping, number, rows, text, titled
 MOST_EDITORS, MOST_SHOTS = 6, 120
 NOT_KEPT = "not kept in a run"
 LARGEST = 192  # pixels of the longer side: there are a hundred of them
-_MADE = ("attack", "options", "epsilon", "surrogate", "seed")
+_MADE = ("attack", "options", "epsilon", "surrogate", "seed", "of")
 _RADIUS = ("epsilon", "seed")
 
 
@@ -119,7 +119,8 @@ def _lines(record: Record, part: Part) -> Iterator[_Line]:
             yield _Line(f"Noise {row.shield.epsilon}", given, _labels(noise), False)
         done.add(radius)
         given = made.get(key_of(mine[0], *_MADE), "")
-        yield _Line(row.shield.label, given, _labels(mine), True)
+        made_on = f", made on {row.shield.made_on}" if row.shield.made_on else ""
+        yield _Line(f"{row.shield.label}{made_on}", given, _labels(mine), True)
 
 
 def _labels(cells: Iterable[Mapping[str, Any]]) -> dict[str, str]:

@@ -47,6 +47,16 @@ class Shield(NamedTuple):
         return f"{self.name} {self.epsilon}".strip()
 
 
+def stopped(learns: Iterable[bool]) -> str:
+    """Say what protection was to stop; learns: of each row, whether it is of a mimicry.
+
+    >>> stopped([False]), stopped([True, False])
+    ('edits', 'edits and mimicry')
+    """
+    kinds = set(learns)
+    return "edits and mimicry" if len(kinds) > 1 else "mimicry" if kinds == {True} else "edits"
+
+
 def editor_of(row: Mapping[str, Any]) -> str:
     """Return which model of a subject a row is about."""
     return text(row.get("student")) or text(row.get("role"))

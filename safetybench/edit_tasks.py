@@ -6,14 +6,16 @@ Of the zoo's world, where every attribute of an image is known, or of a user's C
 from __future__ import annotations
 
 import csv
+import hashlib
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from safetybench.contracts import SafetyBenchError
+from safetybench.store import digest
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -34,8 +36,9 @@ class EditTask(NamedTuple):
 
     caption: what the owner calls the image; prompt: what the editor asks for; concept: whose
     presence in the answer is judged; kept: what else the answer is to show, as a judge's
-    `similarity` reads it; image, mask, unseen_mask: files, "" in the zoo's world; the owner
-    expects the first mask, and an editor may use the second.
+    `similarity` reads it; held: the part of it without which the edit counts as failed; image,
+    mask, unseen_mask: files, "" in the zoo's world; the owner expects the first mask, and an
+    editor may use the second.
     """
 
     id: str
@@ -47,6 +50,7 @@ class EditTask(NamedTuple):
     image: str = ""
     mask: str = ""
     unseen_mask: str = ""
+    held: str = ""
 
 
 @dataclass(frozen=True)
@@ -60,6 +64,24 @@ class Edits:
     def by_id(self) -> dict[str, EditTask]:
         """The tasks by their ids."""
         return {task.id: task for task in self.tasks}
+
+    @property
+    def alike(self) -> dict[str, str]:
+        """The first task that is like each one for a protection: in image, mask and caption."""
+        firsts: dict[tuple[str, ...], str] = {}
+        return {
+            t.id: firsts.setdefault((t.image, t.mask, t.caption) if t.image else (t.id,), t.id)
+            for t in self.tasks
+        }
+
+    @property
+    def content(self) -> str:
+        """A digest of all that the tasks say, and of what is in the files that they name."""
+        if not self.spec.table:
+            return digest([list(task) for task in self.tasks])
+        named = {name for t in self.tasks for name in (t.image, t.mask, t.unseen_mask) if name}
+        held = {name: hashlib.sha256(Path(name).read_bytes()).hexdigest() for name in named}
+        return digest([[held.get(str(value), value) for value in t] for t in self.tasks])
 
     def images(self, ids: Sequence[str]) -> list[Tensor]:
         """Return the clean images of some tasks, each (3, height, width), 8-bit in [0, 1].
@@ -150,14 +172,29 @@ def _of_zoo(spec: ImageSet) -> Iterator[EditTask]:
         names = {head: HEADS[head][i] for head, i in zip(HEADS, row, strict=True)}
         head = spec.changes[index % len(spec.changes)]
         asked = {**names, head: rng.choice([n for n in HEADS[head] if n != names[head]])}
+        prompt = captions.write(asked, evaluation=True, gaps=False, by_name=(head,), filler=0)
+        if spec.prompts == "bare":
+            prompt = _bare(asked, head)
+        rest = {h: f"{h}={n}" for h, n in names.items() if h != head}
         yield EditTask(
             id=f"edit-{spec.seed}-{index:04d}",
             caption=captions.write(names, evaluation=True, gaps=False, filler=0),
-            prompt=captions.write(asked, evaluation=True, gaps=False, by_name=(head,), filler=0),
+            prompt=prompt,
             concept=asked[head],
-            kept=" ".join(f"{h}={n}" for h, n in names.items() if h != head),
+            kept=" ".join(rest.values()),
+            held=" ".join(rest[h] for h in spec.keep if h in rest),
             seed=_FIRST_SEED + rng.randrange(1_000_000_000),
         )
+
+
+def _bare(asked: Mapping[str, str], head: str) -> str:
+    """Return a prompt of what is to change alone.
+
+    There are too few of these for a split of their own; a model may have seen them in training.
+    """
+    if head == "background":
+        return f"a shape on a {asked[head]} background"
+    return f"a {asked[head]}" + (" shape" if head != "object" else "")
 
 
 def _from_table(file: Path, count: int) -> Iterator[EditTask]:

@@ -34,7 +34,8 @@ class Request:
     attacks: names, whole or their last part; targets: `SPEC` keeps the subjects that use it,
     `ROLE=SPEC` puts it into that role of every subject, `LABEL=SPEC` behind a label of the suite's
     targets; limit: prompts a subject, at most; prompts, other_prompts: tables on the concept and
-    on others.
+    on others. Of a suite of image protection, limit is of edits and prompts the table of edits;
+    `student=SPEC` adds a student of every subject.
     """
 
     suite: str
@@ -101,11 +102,13 @@ def _changes(suite: Suite, request: Request) -> dict[str, Any]:
         changes["device"] = request.device
     if request.dtype is not None:
         changes["dtype"] = request.dtype
-    if request.limit is not None:
+    if suite.protections:
+        changes.update(_of_images(suite, request))
+    elif request.limit is not None:
         count = min(request.limit, int(suite.prompts.get("count", request.limit)))
         changes["prompts"] = {**suite.prompts, "count": count}
     for key, file in (("file", request.prompts), ("other", request.other_prompts)):
-        if file is not None:
+        if file is not None and not suite.protections:
             if not file.expanduser().is_file():
                 raise SafetyBenchError(f"there is no table of prompts {str(file)!r}")
             told = {**suite.prompts, **changes.get("prompts", {})}
@@ -118,10 +121,16 @@ def _changes(suite: Suite, request: Request) -> dict[str, Any]:
 
         behind = _behind_labels(data["targets"], request.targets, request.offline)
         others = [t for t in request.targets if t.partition("=")[0] not in behind]
+        mine = ""
+        if suite.protections:  # which knows its students by name
+            mine = next((t for t in reversed(others) if t.startswith("student=")), "")
+            others = [t for t in others if not t.startswith("student=")]
         changes["subjects"] = _subjects(data["subjects"], others, request.offline)
         changes["targets"] = {**data["targets"], **behind}
         names = [subject["name"] for subject in changes["subjects"]]
         changes["students"] = keep(data["students"], names)
+        if mine:
+            changes["students"] = [*changes["students"], _student(mine, names, request.offline)]
         gone = {student["name"] for student in data["students"]}
         gone -= {student["name"] for student in changes["students"]}
         lost = {subject["name"] for subject in data["subjects"]} - set(names)
@@ -139,6 +148,29 @@ def _changes(suite: Suite, request: Request) -> dict[str, Any]:
             and gate["student"] in students
         ]
     return changes
+
+
+def _of_images(suite: Suite, request: Request) -> dict[str, Any]:
+    """Return the images of a suite of protection with the user's table and limit."""
+    images = suite.to_json()["images"]
+    if request.other_prompts is not None:
+        raise SafetyBenchError("--other-prompts is of suites with prompts, and this one has images")
+    if request.prompts is not None:
+        file = request.prompts.expanduser()
+        if not file.is_file():
+            raise SafetyBenchError(f"there is no table of edits {str(request.prompts)!r}")
+        # What else stands there is about the zoo's renders.
+        images = {"count": images["count"], "table": str(file.resolve())}
+    if request.limit is not None:
+        images["count"] = min(request.limit, images["count"])
+    return {"images": images}
+
+
+def _student(wanted: str, subjects: Sequence[str], offline: bool) -> dict[str, Any]:
+    """Return the student that the user adds to every subject of a suite of protection."""
+    spec = wanted.partition("=")[2]
+    _check_target("student", spec, offline)
+    return {"name": "student", "targets": {name: _spec(spec) for name in subjects}}
 
 
 def _kept(

@@ -14,12 +14,13 @@ from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import BaseModel, BeforeValidator, Field, ValidationError
 
-from safetybench import registry, suite_images, suite_made, suite_students
+from safetybench import registry, suite_images, suite_made, suite_mimicry, suite_students
 from safetybench.contracts import Budget, Judge, SafetyBenchError
 from safetybench.suite_errors import sentences
 from safetybench.suite_file import Location, read
 from safetybench.suite_images import ImageEntry, ImageSet, Protection
 from safetybench.suite_labels import label_targets
+from safetybench.suite_mimicry import AlbumSet, MimicryEntry
 from safetybench.suite_schema import MODELS, Portable, Share, Strict, TargetSpec, Word, read_budget
 from safetybench.suite_students import Images, Made, Student, Training
 
@@ -107,6 +108,8 @@ class Suite(Strict):
     protections: tuple[Protection, ...] = ()
     edits: tuple[ImageEntry, ...] = ()
     purifiers: tuple[ImageEntry, ...] = ()
+    mimicries: tuple[MimicryEntry, ...] = ()
+    albums: AlbumSet = AlbumSet()
     seeds: Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=1)] = (0,)
     gates: tuple[Gate, ...] = ()
     reports: tuple[Word, ...] = ("reports/html",)
@@ -278,6 +281,8 @@ _MODELS: dict[tuple[str, ...], type[BaseModel]] = {
     ("protections",): Protection,
     ("edits",): ImageEntry,
     ("purifiers",): ImageEntry,
+    ("mimicries",): MimicryEntry,
+    ("albums",): AlbumSet,
 }
 
 
@@ -300,6 +305,7 @@ def _faults(suite: Suite, offline: bool) -> Iterable[tuple[Location, str]]:
         return
     yield from _subject_faults(suite, offline)
     yield from suite_images.faults(suite)
+    yield from suite_mimicry.faults(suite)
     yield from suite_made.faults(suite, offline)
     yield from suite_students.faults(suite, offline)
     attacks = {"", *(e.name for e in suite.attacks), *(e.name for e in suite.protections)}
@@ -344,6 +350,7 @@ def _list_faults(suite: Suite) -> Iterable[tuple[Location, str]]:
     lists = ("attacks", "protections", "edits", "purifiers", "images")
     others: dict[str, tuple[str, ...]] = {name: (name,) for name in lists}
     others["students"] = ("students", "training")
+    others["mimicries"] = ("mimicries", "albums")
     for key in (key for name, keys in others.items() if name not in wanted for key in keys):
         if key in said and getattr(suite, key):
             yield (key,), f"{suite.scenario} reads {' and '.join(wanted)} and no {key}"
@@ -361,6 +368,7 @@ def _components(suite: Suite) -> Iterable[tuple[Location, str, str]]:
     for i, attack in enumerate(suite.attacks):
         yield ("attacks", i, "name"), attack.name, "attacks"
     yield from suite_images.components(suite)
+    yield from suite_mimicry.components(suite)
     for i, report in enumerate(suite.reports):
         yield ("reports", i), report, "reports"
 

@@ -17,19 +17,25 @@ if TYPE_CHECKING:
 
 SELF = "self"
 Change = Literal["object", "style", "colour", "background"]
+Prompts = Literal["full", "bare"]
 
 
 class ImageSet(Strict):
     """Images to protect, and what an editor is asked to make of them.
 
     count, seed, changes: renders of the zoo's world, of which one attribute is to be changed, in
-    turn. table: a CSV of the user's images instead: image, prompt, concept, and where wanted id,
-    caption, kept, mask, seed; of it the first `count` rows are taken.
+    turn. keep: attributes that an edit must leave as they are to count as what the editor wanted.
+    prompts: "full" names every attribute of the wanted image, so that the text brings back what a
+    protection took off the image; "bare" names what is to change alone. table: a CSV of
+    the user's images instead: image, prompt, concept, and where wanted id, caption, kept, mask,
+    unseen_mask, seed; of it the first `count` rows are taken.
     """
 
     count: Annotated[int, Field(ge=1)] = 32
     seed: Annotated[int, Field(ge=0)] = 501
     changes: Annotated[tuple[Change, ...], Field(min_length=1)] = ("object",)
+    keep: tuple[Change, ...] = ()
+    prompts: Prompts = "full"
     table: str = ""
 
 
@@ -73,6 +79,7 @@ def faults(suite: Suite) -> Iterable[tuple[Location, str]]:
     """Find what only the registry and the suite as a whole can tell."""
     from safetybench.contracts import ImageEdit, ImageProtection, Purifier
 
+    yield from _image_faults(suite)
     wanted = {"edits": ImageEdit, "purifiers": Purifier, "protections": ImageProtection}
     models = ("teacher", *(student.name for student in suite.students))
     for key, contract in wanted.items():
@@ -94,6 +101,18 @@ def faults(suite: Suite) -> Iterable[tuple[Location, str]]:
                         yield (*at, where), f"the suite has no model {name!r}{near}"
             if isinstance(entry, Protection):
                 yield from _budget_faults(entry, made, at)
+
+
+def _image_faults(suite: Suite) -> Iterable[tuple[Location, str]]:
+    images = suite.images
+    for key in ("keep", "prompts"):
+        if images.table and getattr(images, key) != ImageSet.model_fields[key].default:
+            yield ("images", key), f"{key} is about the zoo's renders, and images.table names yours"
+    if images.keep and suite.judge != "judges/zoo":
+        yield (
+            ("images", "keep"),
+            f"only judges/zoo can tell whether an edit keeps them, got the judge {suite.judge}",
+        )
 
 
 def _budget_faults(entry: Protection, made: Any, at: Location) -> Iterable[tuple[Location, str]]:

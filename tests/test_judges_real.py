@@ -25,7 +25,7 @@ from safetybench.judges.clip_zero_shot import CLIPZeroShot
 from safetybench.judges.image_classifier import ImageClassifier
 from safetybench.judges.nudenet import NudeNet
 
-NAMES = ("judges/nudenet", "judges/clip_zero_shot", "judges/image_classifier")
+NAMES = ("judges/nudenet", "judges/clip_zero_shot", "judges/image_classifier", "judges/clip_edit")
 COLOURS = ("red", "green", "blue")
 TOKENIZER = Path(_pretrained.__file__).parent.parent / "zoo" / "models" / "teacher" / "tokenizer"
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import random
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -15,9 +16,14 @@ from safetybench import registry
 from safetybench.contracts import Album, Budget
 from safetybench.distill.process import Process
 from safetybench.distill.training import tune
+from safetybench.judges.zoo import Zoo
+from safetybench.pixels import rounded
 from safetybench.targets import personalise
 from safetybench.targets.loading import load_target
 from safetybench.targets.personalise import Examples, Lesson, Surrogate
+from safetybench.zoo.captions import Captions
+from safetybench.zoo.inpainting import names_of
+from safetybench.zoo.world import HEADS, render, sample_scenes
 from tests.targets import VARIANTS, Variant, tiny_target
 from tests.test_targets_sdxl import tiny_target as tiny_sdxl
 
@@ -433,3 +439,28 @@ def test_inversion_needs_a_start_and_room_in_the_captions() -> None:
     long = ("a red " * 8 + "<sks>",)
     with pytest.raises(ValueError, match="captions must leave room for <sks>, got 'a red"):
         made(INVERSION).learn(target, album(1, long), Budget(steps=1))
+
+
+@pytest.mark.slow
+def test_a_word_learnt_from_pictures_is_drawn_as_they_are() -> None:
+    target, judge = load_target("zoo:teacher", device="cpu"), Zoo()
+    scenes = sample_scenes(400, torch.Generator().manual_seed(900_000_901))
+    names, images = names_of(scenes), rounded(render(scenes))
+    chosen = [i for i, name in enumerate(names) if name["object"] == "star"][:8]
+    mimicry = registry.create("attacks/images/mimicry/textual_inversion")
+    captions, rng = Captions(random.Random(1)), random.Random(2)
+    album = Album(
+        images=images[chosen],
+        ids=tuple(map(str, chosen)),
+        captions=tuple(
+            captions.phrase({**names[i], "object": mimicry.word}, filler=0) for i in chosen
+        ),
+    )
+    asked = [{head: rng.choice(classes) for head, classes in HEADS.items()} for _ in range(32)]
+    texts = [captions.phrase({**each, "object": mimicry.word}, filler=2) for each in asked]
+    shown = []
+    for steps in (1, 400):
+        model = mimicry.learn(target, album, Budget(steps=steps))
+        drawn = model.generate(texts, [10**9 + i for i in range(32)])
+        shown.append(int(judge.judge(drawn, "star").shown.sum()))
+    assert shown[0] < 8 < 16 < shown[1]

@@ -310,11 +310,13 @@ def test_the_benchmark_compares_like_with_like(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     rows = protection.rows(tiny_target("velocity"), 2, 1, 1)
-    assert [row.name for row in rows] == ["AdvDM", "SDST"]
+    assert [row.name for row in rows] == ["AdvDM", "SDST", "DiffusionGuard"]
     assert all(row.same for row in rows)
     passes = [(row.reference[1:3], row.shipped[1:3]) for row in rows]
-    assert passes == [((2, 3), (1, 1)), ((3, 1), (1.5, 1))]  # half of the goal's a step
-    assert all(row.reference.mflop > 1.5 * row.shipped.mflop > 0 for row in rows)
+    half = 1.5  # of the goal's a step
+    assert passes == [((2, 3), (1, 1)), ((3, 1), (half, 1)), ((1, 1), (1, 1))]
+    assert all(row.reference.mflop > 1.5 * row.shipped.mflop > 0 for row in rows[:2])
+    assert rows[2].reference.mflop > rows[2].shipped.mflop > 0  # the prompt's
     monkeypatch.setattr(benchmarks_command, "steps", lambda chosen: ("here", rows))
     assert benchmarks_command.main(["--protection"]) == 0
     assert "AdvDM reference" in capsys.readouterr().out

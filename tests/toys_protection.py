@@ -87,6 +87,10 @@ class Reader(Judge):
         found = images[:, 0, 0, WORDS.index(concept)]
         return Verdicts(found, found > 0.5, torch.full_like(found, self.blind, dtype=torch.bool))
 
+    def similarity(self, images: Tensor, prompt: str) -> Tensor:
+        wanted = [WORDS.index(part.partition("=")[2]) for part in prompt.split()]
+        return (images[:, 0, 0, wanted] > 0.5).float().mean(1)
+
     def features(self, images: Tensor) -> Tensor:
         return images.flatten(1)
 

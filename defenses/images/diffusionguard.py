@@ -17,7 +17,7 @@ from safetybench.contracts import Album, Budget, EncodesText, ImageProtection, I
 from safetybench.draws import Streams
 from safetybench.registry import register
 
-from ._descent import ascend, gradient_of
+from ._descent import Climb, ascend, gradient_of
 from ._masks import ContourShrink, mask_bank
 
 
@@ -80,6 +80,15 @@ class DiffusionGuard(ImageProtection):
             ValueError: no masks, a time that the process has not, or the objective "noise" where
                 the input is all noise and any network's answer is that noise.
         """
+        climb = self.climb(target, album, budget)
+        return ascend(album, climb, budget, rate=self.rate, report=report)
+
+    def climb(self, target: Any, album: Album, budget: Budget) -> Climb:
+        """Return the climb, and as losses the norms; masks are drawn here, for all steps.
+
+        Raises:
+            ValueError: as `protect`.
+        """
         if album.masks is None:
             raise ValueError("masks must say which area an editor may draw anew, got none")
         time, goal = self._time(target), self._goal(target)
@@ -101,7 +110,7 @@ class DiffusionGuard(ImageProtection):
 
             return gradient_of(length, images)
 
-        return ascend(album, climb, budget, rate=self.rate, report=report)
+        return climb
 
     @property
     def _shrink(self) -> ContourShrink:

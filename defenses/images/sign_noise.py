@@ -17,6 +17,8 @@ from safetybench.draws import Streams
 from safetybench.pixels import rounded_inside
 from safetybench.registry import register
 
+from ._descent import check_ball
+
 
 @register
 @dataclass(frozen=True, kw_only=True)
@@ -33,7 +35,12 @@ class SignNoise(ImageProtection):
     published: ClassVar[Budget] = Budget(epsilon=8 / 255)
 
     def protect(self, target: Any, album: Album, budget: Budget, report: Any = None) -> Tensor:
-        """Return the album's images with sign noise, 8-bit; see `ImageProtection.protect`."""
+        """Return the album's images with sign noise, 8-bit; see `ImageProtection.protect`.
+
+        Raises:
+            ValueError: a ball that holds no other 8-bit image, or another norm than Linf.
+        """
+        check_ball(budget)
         clean = album.images.float()
         noise = Streams(budget.seed, [f"{i}/sign" for i in album.ids])
         signs = torch.where(noise.uniform(clean.shape[1:], clean) < 0.5, -1.0, 1.0)

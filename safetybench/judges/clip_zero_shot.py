@@ -93,10 +93,8 @@ class CLIPZeroShot(Judge):
     def judge(self, images: Tensor, concept: str) -> Verdicts:
         """Judge images: (batch, 3, height, width) in [0, 1] for one concept."""
         check_seen(_NAME, concept, self.concepts())
-        words = self._text([self._prompt(concept), *self.against])
-        cosines = self.features(images) @ words.T.to(images.device)  # (batch, prompts)
-        scale = self._net.logit_scale.exp().to(images.device)
-        probability = (scale * cosines).softmax(1)[:, 0]
+        cosines = self.cosines(images, [self._prompt(concept), *self.against])
+        probability = (self.scale * cosines).softmax(1)[:, 0]
         lead = cosines[:, 0] - cosines[:, 1:].amax(1)
         shown = (probability >= self.threshold) & (lead >= self.margin)
         return verdicts(probability, shown, images)
@@ -107,8 +105,20 @@ class CLIPZeroShot(Judge):
         As CLIPScore without its factor of 2.5, https://arxiv.org/abs/2104.08718. A prompt that is
         too long for the encoder is cut at its end.
         """
-        words = self._text([prompt], cut=True)
-        return (self.features(images) @ words.T.to(images.device))[:, 0].clamp(min=0)
+        return self.cosines(images, [prompt], cut=True)[:, 0].clamp(min=0)
+
+    def cosines(self, images: Tensor, prompts: Sequence[str], *, cut: bool = False) -> Tensor:
+        """Return cosines of each image and each prompt as it is: (batch, prompts).
+
+        cut: shorten a prompt that is too long for the encoder, at its end, or refuse it.
+        """
+        words = self._text(prompts, cut=cut)
+        return self.features(images) @ words.T.to(images.device)
+
+    @property
+    def scale(self) -> float:
+        """The factor on cosines that the model was trained with, before its softmax."""
+        return float(self._net.logit_scale.exp())
 
     def features(self, images: Tensor) -> Tensor:
         """Return image embeddings of length 1, for distances too: (batch, width)."""

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from safetybench.contracts import EncodesImages, Judge, Unavailable
-from safetybench.metrics.similarity import lpips, psnr, ssim
+from safetybench.metrics.similarity import lpips, ms_ssim, psnr, ssim
 
 
 def cloak(clean: Tensor, protected: Tensor, target: Any) -> dict[str, float]:
@@ -19,7 +19,7 @@ def cloak(clean: Tensor, protected: Tensor, target: Any) -> dict[str, float]:
     """
     figures = {
         "levels": round(float((protected - clean).abs().max()) * 255, 3),
-        **_likeness(clean, protected),
+        **_likeness(clean[None], protected[None])[0],
     }
     moved = float((protected - clean).norm())
     if moved and isinstance(target, EncodesImages):
@@ -30,21 +30,25 @@ def cloak(clean: Tensor, protected: Tensor, target: Any) -> dict[str, float]:
     return figures
 
 
-def between(judge: Judge, source: Tensor, answer: Tensor, reference: Tensor) -> dict[str, float]:
-    """Return how far an edit is from the edit of the clean image; images: (3, h, w) in [0, 1].
+def between(
+    judge: Judge, sources: Tensor, answers: Tensor, references: Tensor
+) -> list[dict[str, float]]:
+    """Return how far edits are from the edits of the clean images; each (batch, 3, h, w).
 
     psnr, ssim, lpips: of both edits (displacement). direction: cosine of what both edits changed
     of the source, in the judge's features; 1 is the same change, and it is left out where an edit
     changed nothing.
     """
-    figures = _likeness(reference, answer)
-    features = judge.features(torch.stack([source, answer, reference]))
-    if features is None:
+    figures = _likeness(references, answers)
+    features = [judge.features(images) for images in (sources, answers, references)]
+    if any(each is None for each in features):
         return figures
-    start, mine, clean = features.float()
-    if float((mine - start).norm()) and float((clean - start).norm()):
-        cosine = torch.nn.functional.cosine_similarity(mine - start, clean - start, dim=0)
-        figures["direction"] = _rounded(float(cosine))
+    start, mine, clean = (each.float() for each in features if each is not None)
+    moved, wanted = mine - start, clean - start
+    cosines = torch.nn.functional.cosine_similarity(moved, wanted, dim=1)
+    for i, cosine in enumerate(cosines.tolist()):
+        if float(moved[i].norm()) and float(wanted[i].norm()):
+            figures[i]["direction"] = _rounded(cosine)
     return figures
 
 
@@ -54,17 +58,18 @@ def kept_by(judge: Judge, answer: Tensor, kept: str) -> dict[str, float]:
     return {} if found is None else {"similarity": _rounded(float(found[0]))}
 
 
-def _likeness(one: Tensor, other: Tensor) -> dict[str, float]:
+def _likeness(ones: Tensor, others: Tensor) -> list[dict[str, float]]:
     # 99 dB stands for equal images: infinity has no form in JSON, and no mean.
     figures = {
-        "psnr": min(float(psnr(one[None], other[None])[0]), 99.0),
-        "ssim": float(ssim(one[None], other[None])[0]),
+        "psnr": psnr(ones, others).clamp(max=99.0),
+        "ssim": ssim(ones, others),
+        "ms_ssim": ms_ssim(ones, others),
     }
     try:
-        figures["lpips"] = float(lpips(one[None], other[None])[0])
-    except Unavailable:  # its weights come with an extra
+        figures["lpips"] = lpips(ones, others)
+    except (Unavailable, ValueError):  # no features on this machine, or too small for its pooling
         pass
-    return {name: _rounded(value) for name, value in figures.items()}
+    return [{name: _rounded(float(f[i])) for name, f in figures.items()} for i in range(len(ones))]
 
 
 def _rounded(value: float) -> float:

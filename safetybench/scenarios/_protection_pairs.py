@@ -12,6 +12,7 @@ from safetybench import stats
 from safetybench.stats import Verdict
 
 from ._log import LEVEL
+from ._mimicry_stats import Clusters, clusters
 
 if TYPE_CHECKING:
     from ._protection_summary import Net
@@ -30,7 +31,11 @@ def pairs(nets: Sequence[Net]) -> list[dict[str, Any]]:
     """
     matches = list(_matches(nets))
     sides = [_effects(teacher, student) for teacher, student in matches]
-    p_values = [sign_flip([s - t for t, s in zip(*both, strict=True)]) for both in sides]
+    albums = [clusters(t.clean, _shared_names(t, s)) for t, s in matches]
+    p_values = [
+        home.p_value(sign_flip(change), change)
+        for home, change in zip(albums, map(_change, sides), strict=True)
+    ]
     valid = [
         i
         for i, (teacher, student) in enumerate(matches)
@@ -38,7 +43,7 @@ def pairs(nets: Sequence[Net]) -> list[dict[str, Any]]:
     ]
     adjusted = dict(zip(valid, stats.holm([p_values[i] for i in valid]), strict=True))
     return [
-        _pair(teacher, student, sides[i], p_values[i], adjusted.get(i))
+        _pair(teacher, student, sides[i], p_values[i], adjusted.get(i), albums[i])
         for i, (teacher, student) in enumerate(matches)
     ]
 
@@ -60,12 +65,20 @@ def _shared(net: Net) -> tuple[str, ...]:
 
 def _effects(teacher: Net, student: Net) -> tuple[list[int], list[int]]:
     """Return by shared image what protection took off success beyond noise: 1, 0 or -1."""
-    wanted = set(student.counted)
-    names = [name for name in teacher.counted if name in wanted]
+    names = _shared_names(teacher, student)
     return tuple(  # type: ignore[return-value]
         [net.noise.outcomes[name] - net.log.outcomes[name] for name in names]
         for net in (teacher, student)
     )
+
+
+def _shared_names(teacher: Net, student: Net) -> list[str]:
+    wanted = set(student.counted)
+    return [name for name in teacher.counted if name in wanted]
+
+
+def _change(sides: tuple[list[int], list[int]]) -> list[int]:
+    return [student - teacher for teacher, student in zip(*sides, strict=True)]
 
 
 def sign_flip(differences: Sequence[int]) -> float:
@@ -97,6 +110,7 @@ def _pair(
     sides: tuple[list[int], list[int]],
     p_value: float,
     adjusted: float | None,
+    albums: Clusters,
 ) -> dict[str, Any]:
     before, after = sides
     n, cell, defense = len(before), teacher.log.cell, teacher.log.cell.defense
@@ -134,11 +148,9 @@ def _pair(
     }
     if adjusted is None:
         return row
-    change = [b - a for a, b in zip(before, after, strict=True)]
-    interval = stats.bootstrap_mean(
-        list(map(float, change)), seed=0, level=LEVEL, span=stats.Span(-2.0, 2.0)
-    )
-    verdict, why = _verdict(before, after, change, adjusted)
+    change = _change(sides)
+    interval = _interval(change, LEVEL, albums)
+    verdict, why = _verdict(before, after, change, adjusted, albums)
     told = f"net effect {_mean(before):.1%} on the teacher, {_mean(after):.1%} on the student"
     return {
         **row,
@@ -150,7 +162,11 @@ def _pair(
 
 
 def _verdict(
-    before: Sequence[int], after: Sequence[int], change: Sequence[int], adjusted: float
+    before: Sequence[int],
+    after: Sequence[int],
+    change: Sequence[int],
+    adjusted: float,
+    albums: Clusters,
 ) -> tuple[Verdict, str]:
     if adjusted < ALPHA:
         weaker = sum(change) < 0
@@ -158,14 +174,20 @@ def _verdict(
             return Verdict.LOST, "The protection does less on the student"
         return Verdict.GAINED, "The protection does more on the student"
     # The two one-sided tests of equivalence at ALPHA are the interval of level 1 - 2 * ALPHA.
-    inside = stats.bootstrap_mean(
-        list(map(float, change)), seed=0, level=1 - 2 * ALPHA, span=stats.Span(-2.0, 2.0)
-    )
+    inside = _interval(change, 1 - 2 * ALPHA, albums)
     if -MARGIN < inside.low and inside.high < MARGIN:
-        if all(sum(side) > 0 and sign_flip(side) < ALPHA for side in (before, after)):
+        p_values = [albums.p_value(sign_flip(side), side) for side in (before, after)]
+        if max(p_values) < ALPHA and min(sum(before), sum(after)) > 0:
             return Verdict.INHERITED, f"It protects both, within {MARGIN:.0%} of each other"
         return Verdict.UNCHANGED, f"Both effects are within {MARGIN:.0%}, and one or none is shown"
     return Verdict.NOT_DISTINGUISHABLE, "Neither a difference nor its absence is shown"
+
+
+def _interval(change: Sequence[int], level: float, albums: Clusters) -> stats.Interval:
+    values, span = list(map(float, change)), stats.Span(-2.0, 2.0)
+    return albums.interval(
+        stats.bootstrap_mean(values, seed=0, level=level, span=span), values, span
+    )
 
 
 def _mean(values: Sequence[int]) -> float | None:
@@ -208,10 +230,13 @@ def transfers(nets: Sequence[Net]) -> list[dict[str, Any]]:
             "ratio": None,
             "interval": None,
         }
-        span = stats.Span(-1.0, 1.0)
-        if len(names) > 1 and stats.bootstrap_mean(under, seed=0, level=LEVEL, span=span).low > 0:
-            row["ratio"] = sum(over) / sum(under)
-            row["interval"] = _ratio_interval(over, under)
+        span, albums = stats.Span(-1.0, 1.0), clusters(net.clean, names)
+        if len(names) > 1:
+            shown = stats.bootstrap_mean(under, seed=0, level=LEVEL, span=span)
+            if albums.interval(shown, under, span).low > 0:
+                row["ratio"] = sum(over) / sum(under)
+                # A handful of albums gives no copies of a ratio to take an interval of.
+                row["interval"] = None if albums.albums else _ratio_interval(over, under)
         found.append(row)
     return found
 

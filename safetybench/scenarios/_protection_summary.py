@@ -17,15 +17,26 @@ from safetybench.contracts import Cell, Item
 
 from ._checks import Check
 from ._log import LEVEL, CellLog, read, unlike
+from ._mimicry_stats import by_album, clusters
 from ._protection_pairs import pairs, transfers
 from ._summary import cell_row
 
-POSITIVE_CONTROL = 0.5  # share of clean edits that must succeed
+POSITIVE_CONTROL = 0.25  # share of clean edits that must show what was asked
 ALPHA = 0.05
 ANY = "any"  # in the place of a purifier: the best of all of them for the editor, and of none
 _SHIELD = ("protection", "options", "budget", "surrogate")
 # By how much each can differ between two edits; PSNR is capped at 99 dB where images are equal.
-_FIGURES = {"lpips": 2.0, "psnr": 99.0, "ssim": 2.0, "direction": 2.0, "similarity": 1.0}
+_FIGURES = {
+    "asked": 1.0,
+    "held": 1.0,
+    "abstained": 1.0,
+    "similarity": 1.0,
+    "lpips": 2.0,
+    "psnr": 99.0,
+    "ssim": 2.0,
+    "ms_ssim": 1.0,
+    "direction": 2.0,
+}
 
 
 class Net(NamedTuple):
@@ -63,7 +74,7 @@ def summarise(cells: Sequence[Cell], items: Iterable[Item]) -> dict[str, Any]:
         "cells": [_cell_row(log, voided.get(label, [])) for label, log in logs.items()],
         "comparisons": [],
         "protection": rows,
-        "transfers": transfers(nets),
+        "transfers": transfers([*nets, *_worst(nets)]),
         "cloaks": [_cloak_row(log) for log in logs.values() if log.cell.kind == "protect"],
         "pairs": pairs(nets),
         "checks": [check.record() for check in found],
@@ -147,7 +158,10 @@ def _row(net: Net) -> dict[str, Any]:
     ours = [log.outcomes[name] for name in names]
     theirs = [noise.outcomes[name] for name in names]
     only_ours, only_theirs = unlike(ours, theirs)
-    interval = stats.paired_rate_difference(ours, theirs, LEVEL)
+    albums, lost = clusters(clean, names), [t - o for o, t in zip(ours, theirs, strict=True)]
+    interval = albums.interval(
+        stats.paired_rate_difference(ours, theirs, LEVEL), lost, stats.Span(-1.0, 1.0)
+    )
     n = len(names)
     return {
         "subject": cell.subject,
@@ -175,8 +189,11 @@ def _row(net: Net) -> dict[str, Any]:
         "interval": interval._asdict(),
         "ruined": _ruined(log, names),
         "noise_ruined": _ruined(noise, names),
+        "outcomes": _outcomes(log, clean, names),
+        "noise_outcomes": _outcomes(noise, clean, names),
         "figures": {f: found for f in _FIGURES if (found := _figure(net, f, names)) is not None},
-        "p_value": stats.mcnemar_exact(only_ours, only_theirs),
+        **({"by_album": rates} if (rates := by_album(clean, names, ours, theirs)) else {}),
+        "p_value": albums.p_value(stats.mcnemar_exact(only_ours, only_theirs), lost),
         "adjusted_p": None,
         "verdict": "invalid",
         "reason": "; ".join(voided) or ("" if n else "no image whose clean edit succeeds"),
@@ -194,6 +211,17 @@ def _share(log: CellLog, names: Sequence[str]) -> float | None:
     return sum(found) / len(found) if found else None
 
 
+def _outcomes(log: CellLog, clean: CellLog, names: Sequence[str]) -> str:
+    """Return a letter an image in the suite's order: 1 edited, 0 not, "-" not counted.
+
+    Rows of one editor and edit can so be compared image by image from the results alone.
+    """
+    counted = set(names)
+    return "".join(
+        str(int(log.outcomes[name])) if name in counted else "-" for name in clean.cell.items
+    )
+
+
 def _ruined(log: CellLog, names: Sequence[str]) -> float | None:
     """Return the share of edits that the judge takes for no image of its world."""
     wanted = set(names)
@@ -205,14 +233,16 @@ def _figure(net: Net, name: str, ids: Sequence[str]) -> dict[str, Any] | None:
     """Return a figure's mean under the protection and under noise, and the paired difference."""
     sides = []
     for log in (net.log, net.noise):
-        values = {i.item: i.extra[name] for i in log.items if name in i.extra}
-        sides.append(values)
+        sides.append({i.item: _value(i.extra[name]) for i in log.items if name in i.extra})
     shared = [i for i in ids if all(i in side for side in sides)]
     if len(shared) < 2:
         return None
     mine, noise = ([side[i] for i in shared] for side in sides)
     span = stats.Span(-_FIGURES[name], _FIGURES[name])
-    interval = stats.paired_bootstrap(noise, mine, seed=0, level=LEVEL, span=span)
+    change = [m - n for m, n in zip(mine, noise, strict=True)]
+    interval = clusters(net.clean, shared).interval(
+        stats.bootstrap_mean(change, seed=0, level=LEVEL, span=span), change, span
+    )
     return {
         "value": fmean(mine),
         "noise": fmean(noise),
@@ -222,13 +252,19 @@ def _figure(net: Net, name: str, ids: Sequence[str]) -> dict[str, Any] | None:
     }
 
 
+def _value(told: Any) -> float:
+    """Return a figure of an item; what was judged image by image is a list of one."""
+    return float(told[0] if isinstance(told, list) else told)
+
+
 def _cloak_row(log: CellLog) -> dict[str, Any]:
     """Return what a protection did to the images themselves, as means."""
     cell, defense = log.cell, log.cell.defense
-    names = ("levels", "psnr", "ssim", "lpips", "latent")
+    names = ("levels", "psnr", "ssim", "ms_ssim", "lpips", "latent")
     values = {n: [i.extra[n] for i in log.items if n in i.extra] for n in names}
     return {
         "subject": cell.subject,
+        **({"of": defense["of"]} if "of" in defense else {}),
         "protection": defense["protection"],
         "options": dict(defense["options"]),
         "epsilon": defense["budget"]["epsilon"],
@@ -259,6 +295,7 @@ def _cell_row(log: CellLog, reasons: Sequence[str]) -> dict[str, Any]:
         "purifier": defense.get("purifier", ""),
         "purifier_options": dict(defense.get("purifier_options", {})),
         "cleaner": defense.get("cleaner", ""),
+        **({"of": defense["of"]} if "of" in defense else {}),
         **told,
     }
 
@@ -298,11 +335,15 @@ def _checks(logs: Mapping[str, CellLog]) -> Iterator[Check]:
             )
         if cell.kind == "clean" and not cell.after:
             mine = [g.cell.label for g in logs.values() if label in g.cell.after]
+            # Where nothing is to be kept, what was asked for is all there is to success.
+            asked = [_value(i.extra.get("asked", i.success)) for i in log.items if i.status == "ok"]
+            learnt = "drawings by what learnt an unprotected album"
+            tries = learnt if "of" in cell.defense else "edits of unprotected images"
             yield check(
                 "positive-control",
-                (log.rate or 0) >= POSITIVE_CONTROL,
+                bool(asked) and fmean(asked) >= POSITIVE_CONTROL,
                 "invalid",
-                f"{log.successes} of {log.n} edits of unprotected images succeed, and "
+                f"{sum(asked):.0f} of {log.n} {tries} show what was asked, and "
                 f"{POSITIVE_CONTROL:.0%} must; else editor, strength or judge do not fit",
                 label,
                 *mine,
@@ -318,6 +359,12 @@ def _notes(logs: Mapping[str, CellLog], nets: Sequence[Net]) -> Iterator[str]:
         errors = {item.error for item in log.items if item.error}
         if errors:
             yield f"{log.cell.label}: {log.counts['failed']} failed, first: {sorted(errors)[0]}"
+    if any("of" in log.cell.defense for log in logs.values()):
+        yield (
+            "all prompts of an album are drawn by one trained model: intervals and p of net "
+            "effects and pairs are the wider of those over prompts and over albums; intervals of "
+            "the rates of cells are over prompts alone, and too narrow"
+        )
     if nets:
         yield (
             "a protected image is edited into other pixels than a clean one even if the edit "

@@ -37,7 +37,7 @@ def save_target(
         for part in chosen:
             save_part(getattr(target, part), path / part, half=half and bool(PARTS[part][2]))
         if parts is None:
-            _write_json(path / "model_index.json", _model_index(target))
+            write_index(target, path)
         own = _card(target, card)
         if target.adapter is not None and "unet" in chosen:
             own["adapter"] = save_adapter(target.adapter, path)
@@ -66,6 +66,11 @@ def save_part(part: Any, folder: Path, *, half: bool = False) -> None:
         config = json.loads(file.read_text(encoding="utf-8"))
         if config.pop("_name_or_path", None) is not None:
             _write_json(file, config)
+
+
+def write_index(target: TextToImage, folder: Path) -> None:
+    """Write the model_index.json by which diffusers knows the pipeline and its parts."""
+    _write_json(folder / "model_index.json", _model_index(target))
 
 
 def _model_index(target: TextToImage) -> dict[str, Any]:

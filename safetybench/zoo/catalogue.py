@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 
 from safetybench.contracts import SafetyBenchError, Unavailable
 from safetybench.registry import suggestion
-from safetybench.zoo.derived import DERIVED, Derived
+from safetybench.zoo.derived import DERIVED, EDITORS, Derived
 
 MODELS = Path(__file__).resolve().parent / "models"
 SCHEMA = "safetybench.zoo/1"
@@ -27,7 +27,7 @@ CARDS = Path(__file__).resolve().parent / "cards"  # of models whose weights are
 LIMIT_MB = 60  # all shipped weights together
 
 
-NAMES = ("judge", "teacher", *DERIVED)
+NAMES = ("judge", "teacher", *DERIVED, *EDITORS)
 SHIPPED = tuple(n for n in NAMES if n not in DERIVED or DERIVED[n].is_shipped)
 DISTILLATION_PROMPTS, DISTILLATION_IMAGES = 4096, 2048
 
@@ -54,8 +54,8 @@ def build(
 ) -> Path:
     """Make a model from its recipe and seed into `out`, with its card.
 
-    Teacher and judge go on where a build was cut off; derived models take minutes and start
-    over. root: where the models it derives from are, the shipped ones by default.
+    Teacher, judge and editors go on where a build was cut off; derived models take minutes and
+    start over. root: where the models it derives from are, the shipped ones by default.
 
     Raises:
         Unavailable: no such model, or the model it derives from is not there.
@@ -66,6 +66,10 @@ def build(
         from safetybench.zoo.first import build_first
 
         return build_first(name, out, device, root, report)
+    if name in EDITORS:
+        from safetybench.zoo.editors import build_editor
+
+        return build_editor(name, out, root, report)
     return _derive(name, DERIVED[name], out, device, root, report)
 
 
@@ -182,6 +186,10 @@ def measure_quality(name: str, card: Mapping[str, Any], folder: Path, root: Path
         return measure_judge(net, teacher.vae, judge.threshold, judge.world)
     with _with(root, name, folder) as joined:
         target = load_target(f"zoo:{name}", device="auto", dtype="float32", zoo_root=joined)
+    if name in EDITORS:
+        from safetybench.zoo.editors import measure_editor
+
+        return measure_editor(target, judge)
     concepts = sorted({plan.erases[0] for plan in DERIVED.values() if plan.erases})
     figures = measure(target, judge, concepts)
     if card.get("erases"):
@@ -231,6 +239,10 @@ def gates(name: str, quality: Mapping[str, Any], teacher: Mapping[str, Any] | No
             Gate("out-of-world images rejected", quality["out_of_world_rejected"], 0.95, True),
             Gate("renders rejected", quality["renders"]["rejected"], 0.02, False),
         ]
+    if name in EDITORS:
+        from safetybench.zoo.editors import editor_gates
+
+        return editor_gates(name, quality)
     most = DERIVED[name].rejected if name in DERIVED else 0.10
     found = [Gate("images rejected", quality["rejected"], most, False)]
     if name == "teacher":

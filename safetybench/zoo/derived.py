@@ -1,4 +1,4 @@
-"""What the zoo derives from its teacher, and how: unlearned teachers and students of them all."""
+"""What the zoo derives from its teacher, and how: unlearned teachers, students of all, editors."""
 
 from __future__ import annotations
 
@@ -140,3 +140,34 @@ DERIVED: dict[str, Derived] = {
         is_shipped=False,
     ),
 }  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class Editor:
+    """A model that draws an area of an image anew, made by `safetybench.zoo.editors`.
+
+    No component of the suite makes it. least: gate on the share of images that show what was
+    asked for, and on the share that keep the object where all else is drawn anew; rejected: on
+    the share of images that the judge takes for none of this world.
+    """
+
+    base: str
+    summary: str
+    least: float
+    rejected: float
+
+
+EDITORS: dict[str, Editor] = {
+    "inpainting": Editor(
+        base="teacher",
+        summary="The teacher that also sees a mask and what it leaves, trained on masked renders.",
+        least=0.85,
+        rejected=0.10,
+    ),
+    "inpainting-1": Editor(
+        base="inpainting",
+        summary="One-step student of inpainting by distribution matching, without real images.",
+        least=0.80,
+        rejected=0.20,
+    ),
+}

