@@ -24,20 +24,27 @@ RUNS = (
     "protection-purified",
     "protection-inpainting",
     "protection-mimicry",
+    "protection-quick",
+    "protection-described",
 )
 Row = Mapping[str, Any]
 _LEVEL = 0.95
-_CLOSE = 0.1
+_CLEAR = 0.2
 _ABOUT = """\
-Nobody had measured image protection against distilled editors. These are the hypotheses that this
-suite set out with, and the directions that papers claim, each beside what the kept runs show.
+We found no measurement of image protection against distilled editors. These are the hypotheses
+that this suite set out with, and the directions that papers claim, each beside what the kept runs
+show.
 
 - *Net*: points by which fewer edits succeed than under sign noise of the same epsilon, on images
   whose clean edit succeeds on that editor.
 - *Difference*: of two protections or two editors, on the images that count for both. Interval:
   Tango's for two protections on one editor, BCa bootstrap for two editors; 95 %.
-- An answer is read off whether the whole interval lies on one side of 0. Intervals are not
-  corrected for their number: of twenty true zeros one leaves its interval.
+- *More*, *less*: the whole interval lies on that side of 0; *undecided*: it does not, which is no
+  proof of equality. These are not corrected for their number: of twenty true zeros one leaves its
+  interval. **Verdicts** in bold in tables of students are the suite's: corrected (Holm) over
+  all pairs of a run, and *inherited* only where both are shown to lie within 10 points.
+- Noise of equal epsilon hardly moves an edit (success 96 to 100 %), so that net effects are nearly
+  the whole effects. Protections move the latent 4 to 10 times as far as noise does.
 - Everything is about 64x64 renders, students of minutes and one draw of noise an edit."""
 
 
@@ -147,18 +154,20 @@ class Difference(NamedTuple):
 
 
 def _word(low: float, high: float) -> str:
-    return "more" if low > 0 else "less" if high < 0 else "not distinguishable"
+    return "more" if low > 0 else "less" if high < 0 else "undecided"
 
 
 def beyond(first: Row, second: Row) -> Difference:
     """Compare two protections on one editor, image by image; above 0 the first does more."""
+    if first["noise_outcomes"] != second["noise_outcomes"]:
+        raise ValueError("protections must be compared under the same noise")
     pairs = [
         (int(a), int(b))
         for a, b in zip(first["outcomes"], second["outcomes"], strict=True)
         if "-" not in (a, b)
     ]
-    if first["noise_outcomes"] != second["noise_outcomes"]:
-        raise ValueError("protections must be compared under the same noise")
+    if not pairs:
+        raise ValueError("there is no image that both count")
     mine, others = [not a for a, _ in pairs], [not b for _, b in pairs]
     interval = stats.paired_rate_difference(others, mine, _LEVEL)
     return Difference((sum(mine) - sum(others)) / len(pairs), interval, len(pairs))
@@ -183,7 +192,7 @@ def _pair_value(pair: Row, key: str) -> Any:
 
 
 def _tally(words: Sequence[str]) -> str:
-    order = ("more", "less", "not distinguishable")
+    order = ("more", "less", "undecided")
     return ", ".join(f"{words.count(w)} {w}" for w in order if w in words)
 
 
@@ -214,11 +223,11 @@ def _pair_words(pairs: Sequence[Row]) -> list[str]:
 def _h1(runs: Mapping[str, Row]) -> Iterator[str]:
     pairs = _pairs(runs["protection"], "photoguard_encoder")
     words = _pair_words(pairs)
-    clear = [p for p in pairs if p["teacher"]["rate"] >= _CLOSE]  # a ratio over less says nothing
-    share = [p["student"]["rate"] / p["teacher"]["rate"] for p in clear]
+    clear = [p for p in pairs if p["teacher"]["rate"] >= _CLEAR]  # a ratio over less says nothing
+    share = [p["student"]["rate"] / p["teacher"]["rate"] for p in clear] or [float("nan")]
     yield (
         f"**Of {len(pairs)} comparisons of a student with the teacher: {_tally(words)} on the "
-        f"student.** Where the teacher's effect is 10 points or more, the student's is "
+        f"student.** Where the teacher's effect is 20 points or more, the student's is "
         f"{min(share):.2f} to {max(share):.2f} times it."
     )
     yield _pair_table(pairs, "protection")
@@ -260,7 +269,7 @@ def _h3(runs: Mapping[str, Row]) -> Iterator[str]:
         f"{_tally(words)} on the student.**"
     )
     lines = [
-        (str(p["options"] or "as published"), p["surrogate"], str(p["edit_options"].get("mask")),
+        (_options(p), p["surrogate"], str(p["edit_options"].get("mask")),
          _points(p["teacher"]["rate"]), _points(p["student"]["rate"]),
          f"{_points(p['difference'])}{_span(p['interval'])}", p["n"], f"**{p['verdict']}**")
         for p in pairs
@@ -270,6 +279,10 @@ def _h3(runs: Mapping[str, Row]) -> Iterator[str]:
          "verdict"),
         lines,
     )  # fmt: skip
+
+
+def _options(row: Row) -> str:
+    return ", ".join(f"{k}={v}" for k, v in row["options"].items()) or "as published"
 
 
 def _h4(runs: Mapping[str, Row]) -> Iterator[str]:
@@ -284,59 +297,93 @@ def _h4(runs: Mapping[str, Row]) -> Iterator[str]:
 
 def _h5(runs: Mapping[str, Row]) -> Iterator[str]:
     results = runs["protection-purified"]
-    by_cleaner: dict[tuple[str, str], list[Row]] = {}
+    by_cleaner: dict[tuple[str, str], dict[tuple[str, ...], Row]] = {}
     for row in results["protection"]:
-        if row["verdict"] != "invalid" and row["purifier"] != "any":
+        if row["verdict"] != "invalid":
             told = json.dumps(row["purifier_options"], sort_keys=True)
-            by_cleaner.setdefault((row["purifier"], told), []).append(row)
-    shields = list(dict.fromkeys((r["protection"], r["surrogate"]) for r in results["protection"]))
-    lines = []
-    for cleaner, mine in by_cleaner.items():
-        line = [_cleaner(*cleaner), _gone(mine, by_cleaner["", "{}"]) if cleaner[0] else NONE]
-        for editor in _editors(results):
-            here = [r for r in mine if _editor(r) == editor]
-            line.append(f"{100 * here[0]['clean_rate']:.0f} %" if here else NONE)
-            for shield in shields:
-                line.append(
-                    _net(_one([r for r in here if (r["protection"], r["surrogate"]) == shield]))
-                )
-        lines.append(line)
-    shares = {line[0].partition(" (")[0]: line[1] for line in reversed(lines)}  # first of alike
-    some = ("student purifier", "diffpure", "gridpure", "jpeg")
-    gone = ", ".join(f"{name} {shares[name]}" for name in some if name in shares)
-    yield (
-        f"**Of all protection, in per cent, is gone after: {gone}.** The interval resamples "
-        "images. Cleaning costs the editor too: see how many clean edits still succeed."
+            mine = by_cleaner.setdefault((row["purifier"], told), {})
+            mine[_editor(row), row["protection"], row["surrogate"]] = row
+    bare = by_cleaner.pop(("", "{}"))
+    found = {name: _cleaned(rows, bare) for name, rows in by_cleaner.items()}
+    lines = [(_cleaner(*name), *each) for name, each in found.items()]
+    some = ("student_purifier", "diffpure", "gridpure", "crop_resize", "jpeg")
+    named = {
+        name[0].rpartition("/")[2]: each for name, each in reversed(found.items())
+    }  # of alike ones the first
+    told = "; ".join(
+        f"{name.replace('_', ' ')} {named[name].regained} and {named[name].spoilt}"
+        for name in some
+        if name in named
     )
-    columns = ["cleaned with", "gone, %"]
-    for editor in _editors(results):
-        columns.append(f"{editor}: clean edits that still succeed")
-        columns += [f"{editor}: net, {component(name)} on {made}" for name, made in shields]
+    rates = [r[key] for key in ("noise_rate", "rate") for r in bare.values()]
+    half = len(rates) // 2
+    yield (
+        f"**Points by which edits of protected images succeed more often after cleaning, and those "
+        f"under noise less often: {told}.** Uncleaned they stand at "
+        f"{100 * sum(rates[half:]) / half:.0f} and {100 * sum(rates[:half]) / half:.0f} %. What "
+        "closes the gap by spoiling every edit gains the editor nothing."
+    )
+    yield "Means over editors and protections; intervals resample images."
+    columns = ("cleaned with", "protected: more succeed, points", "noise: fewer succeed, points",
+               "net effect gone, %", "rows that still protect")  # fmt: skip
     yield table(columns, lines)
+    shields = list(dict.fromkeys((key[1], key[2]) for key in bare))
+    named_shields = (f"net, {component(n)} on {made}" for n, made in shields)
+    yield table(
+        ("cleaned with", "editor", *named_shields),
+        [
+            (_cleaner(*name), editor, *(_net(rows.get((editor, *s))) for s in shields))
+            for name, rows in {("", "{}"): bare, **by_cleaner}.items()
+            for editor in _editors(results)
+        ],
+    )
 
 
-def _gone(cleaned: Sequence[Row], bare: Sequence[Row]) -> str:
-    """Return the share of summed net effects that cleaning takes, with its bootstrap interval."""
-    left, whole = (np.array([_stopped(row) for row in rows]) for rows in (cleaned, bare))
-    picks = np.random.default_rng(0).integers(0, whole.shape[1], (2000, whole.shape[1]))
+class Cleaned(NamedTuple):
+    """What a purifier did, as text: points with intervals, a share, and how many rows hold."""
 
-    def share(chosen: Any) -> float:
-        sums = [np.nanmean(side[:, chosen], axis=1).sum() for side in (left, whole)]
-        return float(1 - sums[0] / sums[1])
-
-    low, high = np.quantile([share(chosen) for chosen in picks], [0.025, 0.975])
-    return f"{100 * share(slice(None)):.0f} [{100 * low:.0f}, {100 * high:.0f}]"
+    regained: str
+    spoilt: str
+    gone: str
+    holding: str
 
 
-def _stopped(row: Row) -> list[float]:
-    """Return by image what the protection took beyond noise: 1, 0, -1, or nan if not counted."""
-    pairs = zip(row["noise_outcomes"], row["outcomes"], strict=True)
-    return [float("nan") if "-" in pair else int(pair[0]) - int(pair[1]) for pair in pairs]
+def _cleaned(
+    cleaned: Mapping[tuple[str, ...], Row], bare: Mapping[tuple[str, ...], Row]
+) -> Cleaned:
+    """Compare rows with their own without a purifier, on the images that both count."""
+    shared = [key for key in bare if key in cleaned]
+    sides = [
+        np.array([[_success(rows[key][name]) for key in shared] for rows in (bare, cleaned)])
+        for name in ("outcomes", "noise_outcomes")
+    ]  # each (without and with, rows, images)
+    count = sides[0].shape[2]
+    picks = np.random.default_rng(0).integers(0, count, (2000, count))
+
+    def figures(chosen: Any) -> list[float]:
+        ours, noise = (np.nanmean(side[:, :, chosen], axis=2).mean(1) for side in sides)
+        nets = noise - ours
+        gone = 1 - nets[1] / nets[0] if nets[0] else float("nan")
+        return [ours[1] - ours[0], noise[0] - noise[1], gone]
+
+    ends = np.quantile([figures(chosen) for chosen in picks], [0.025, 0.975], axis=0)
+    told = [
+        f"{100 * value:.0f} [{100 * low:.0f}, {100 * high:.0f}]"
+        for value, low, high in zip(figures(slice(None)), *ends, strict=True)
+    ]
+    holding = sum(cleaned[key]["verdict"] == "protects" for key in shared)
+    return Cleaned(told[0], told[1], told[2], f"{holding} of {len(shared)}")
+
+
+def _success(outcomes: str) -> list[float]:
+    return [float("nan") if letter == "-" else int(letter) for letter in outcomes]
 
 
 def _cleaner(purifier: str, told: str) -> str:
     if not purifier:
         return "nothing"
+    if purifier == "any":
+        return "whatever serves the editor best, image by image"
     options = ", ".join(f"{k}={v}" for k, v in json.loads(told).items())
     return component(purifier) + (f" ({options})" if options else "")
 
@@ -345,12 +392,12 @@ def _h6(runs: Mapping[str, Row]) -> Iterator[str]:
     results = runs["protection"]
     lines, words = [], list[str]()
     for editor in _editors(results):
-        mine = [r for r in _rows(results, "end_to_end", editor=editor) if r["surrogate"] == editor]
+        mine = _one(_rows(results, "end_to_end", editor=editor, surrogate=editor, levels=16))
         advdm = _one(_plain(_rows(results, "advdm", editor=editor, surrogate=editor, levels=16)))
         if mine and advdm:
-            found = beyond(mine[0], advdm)
+            found = beyond(mine, advdm)
             words.append(found.word)
-            lines.append((editor, _net(mine[0]), _net(advdm), str(found), f"**{found.word}**"))
+            lines.append((editor, _net(mine), _net(advdm), str(found), f"**{found.word}**"))
     yield f"**End to end against AdvDM, both made on the student that edits: {_tally(words)}.**"
     yield table(("made on and edited by", "end to end", "AdvDM", "difference", "it does"), lines)
     yield "From student to teacher and back (T: ratio to what is made on the editor itself):"
@@ -372,6 +419,29 @@ def _ratio(row: Row) -> str:
         return NONE
     ends = row["interval"]
     return f"{row['ratio']:.2f}" + (f" [{ends['low']:.2f}, {ends['high']:.2f}]" if ends else "")
+
+
+def _described(runs: Mapping[str, Row]) -> Iterator[str]:
+    bare, full = (_rows(runs[name]) for name in ("protection-quick", "protection-described"))
+    lines, shown = [], list[str]()
+    for row in bare:
+        twin = _one(
+            [r for r in full if all(r[k] == row[k] for k in ("protection", "surrogate", "target"))]
+        )
+        if twin:
+            shown.append(twin["verdict"])
+            lines.append(
+                (component(row["protection"]), _editor(row), _net(row), row["n"], _net(twin),
+                 twin["n"], f"{100 * twin['rate']:.0f} %", f"**{twin['verdict']}**")
+            )  # fmt: skip
+    yield (
+        f"**Under prompts that describe the whole image {shown.count('protects')} of {len(shown)} "
+        "rows are shown to protect.** The images are the same; those that count differ, as other "
+        "clean edits succeed."
+    )
+    columns = ("protection", "editor", "net, what changes alone", "n", "net, all described", "n",
+               "edits that succeed", "verdict")  # fmt: skip
+    yield table(columns, lines)
 
 
 def _against(
@@ -429,7 +499,7 @@ def _advdm(row: Row) -> bool:
 def _visible(results: Row) -> str:
     """Say whether descending the loss gives the less visible change (Diff-Protect)."""
     rows = [
-        (component(c["protection"]) + (f" ({c['options']})" if c["options"] else ""),
+        (component(c["protection"]) + (f" ({_options(c)})" if c["options"] else ""),
          *(NONE if c[k] is None else f"{c[k]:.{d}f}"
            for k, d in (("psnr", 1), ("ssim", 3), ("lpips", 3))))
         for c in results["cloaks"]
@@ -466,7 +536,10 @@ def _masks(runs: Mapping[str, Row]) -> Iterator[str]:
                         (component(other["protection"]), _cleaner(purifier, told), mask, surrogate,
                          editor, _net(guard), _net(other), str(found), f"**{found.word}**")
                     )  # fmt: skip
-    yield f"**DiffusionGuard does, over {len(words)} comparisons: {_tally(words)}.**"
+    yield (
+        f"**DiffusionGuard does, over {len(words)} comparisons: {_tally(words)}.** All at one "
+        "epsilon; steps of each stand in the suite, and PhotoGuard's diffusion attack has fewer."
+    )
     columns = ("against", "cleaned with", "mask", "made on", "editor", "DiffusionGuard",
                "the other", "difference", "it does")  # fmt: skip
     yield table(columns, lines)
@@ -483,9 +556,12 @@ def _mimicry(runs: Mapping[str, Row]) -> Iterator[str]:
          f"**{r['verdict']}**")
         for r in rows if r["n"]
     ]  # fmt: skip
+    pairs = [p for p in runs["protection-mimicry"]["pairs"] if p["verdict"] != "invalid"]
     columns = ("learnt by", "drawn by", "protection", "made on", "cleaned with", "noise",
                "protected", "net", "n", "verdict")  # fmt: skip
     yield table(columns, lines)
+    yield "The teacher's LoRA on its students, against the teacher itself:"
+    yield _pair_table(pairs, "protection")
 
 
 QUESTIONS = (
@@ -525,6 +601,12 @@ QUESTIONS = (
         "stronger on the student, and transfer is lopsided.",
         _h6,
         ("protection",),
+    ),
+    Question(
+        "Does a prompt that describes the image undo protection?",
+        "the text brings back what the protection took off the image.",
+        _described,
+        ("protection-quick", "protection-described"),
     ),
     Question(
         "Published directions",

@@ -33,7 +33,7 @@ def row(outcomes: str, noise: str = "1" * 60, **more: Any) -> dict[str, Any]:
     [
         ("0" * 60, "1" * 60, 1.0, "more"),
         ("1" * 60, "0" * 60, -1.0, "less"),
-        ("01" * 30, "10" * 30, 0.0, "not distinguishable"),
+        ("01" * 30, "10" * 30, 0.0, "undecided"),
         ("0" * 30 + "-" * 30, "1" * 60, 1.0, "more"),
     ],
 )

@@ -235,6 +235,18 @@ def test_an_edit_that_loses_what_must_stay_is_none(tmp_path: Path, prompts: str)
     assert row(summary, "teacher")["noise_outcomes"] == "".join("1" if h else "-" for h in held)
 
 
+def test_a_protection_that_fools_the_judge_is_shown_to_do_nothing(tmp_path: Path) -> None:
+    kept = {"count": 8, "changes": ["object"], "keep": ["colour"]}
+    # The toy judge reads a row that no image holds before it is edited.
+    summary = toys.run(suite((), images=kept), EDITORS, tmp_path)
+    failed = [c for c in summary["checks"] if c["name"] == "judge-reads-protected"]
+    assert failed
+    assert not any(check["passed"] for check in failed)
+    assert row(summary, "teacher")["verdict"] == "invalid"
+    (cloak,) = [c for c in summary["cloaks"] if c["protection"] == "defenses/toy"]
+    assert cloak["held"] < 0.5  # some renders have the bright row by chance
+
+
 def test_outcomes_stand_image_by_image(tmp_path: Path) -> None:
     summary = toys.run(suite(), EDITORS, tmp_path)
     stopped, deaf = row(summary, "teacher"), row(summary, "deaf")

@@ -22,6 +22,7 @@ from ._protection_pairs import pairs, transfers
 from ._summary import cell_row
 
 POSITIVE_CONTROL = 0.25  # share of clean edits that must show what was asked
+FOOLED = 0.1  # share of protected, unedited images on which the judge may err
 ALPHA = 0.05
 ANY = "any"  # in the place of a purifier: the best of all of them for the editor, and of none
 _SHIELD = ("protection", "options", "budget", "surrogate")
@@ -260,7 +261,7 @@ def _value(told: Any) -> float:
 def _cloak_row(log: CellLog) -> dict[str, Any]:
     """Return what a protection did to the images themselves, as means."""
     cell, defense = log.cell, log.cell.defense
-    names = ("levels", "psnr", "ssim", "ms_ssim", "lpips", "latent")
+    names = ("levels", "held", "psnr", "ssim", "ms_ssim", "lpips", "latent")
     values = {n: [i.extra[n] for i in log.items if n in i.extra] for n in names}
     return {
         "subject": cell.subject,
@@ -333,6 +334,18 @@ def _checks(logs: Mapping[str, CellLog]) -> Iterator[Check]:
                 label,
                 *users,
             )
+            held = [i.extra["held"] for i in log.items if "held" in i.extra]
+            if held:
+                yield check(
+                    "judge-reads-protected",
+                    fmean(held) >= 1 - FOOLED,
+                    "invalid",
+                    f"on {sum(held)} of {len(held)} protected images, not yet edited, the judge "
+                    f"sees what an edit must keep, and {1 - FOOLED:.0%} must; else the protection "
+                    "fools the judge and not the editor",
+                    label,
+                    *users,
+                )
         if cell.kind == "clean" and not cell.after:
             mine = [g.cell.label for g in logs.values() if label in g.cell.after]
             # Where nothing is to be kept, what was asked for is all there is to success.

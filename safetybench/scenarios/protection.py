@@ -9,7 +9,7 @@ stands beside each.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import torch
@@ -150,7 +150,20 @@ def _protected(
         lambda part: protection.protect(target, part, cell.budget),
         context.memo,
     )
-    return protected_items(cell, chunk, album, made, ids, context)
+    found = protected_items(cell, chunk, album, made, ids, context)
+    return [
+        replace(item, extra={**item.extra, **_still_held(context, made[i], tasks[i])})
+        for i, item in enumerate(found)
+    ]
+
+
+def _still_held(context: Any, image: Tensor, task: EditTask) -> dict[str, int]:
+    """Tell whether the judge reads off a protected image, unedited, what an edit must keep.
+
+    If not, the protection fools the judge, and that edits lose it would say nothing.
+    """
+    is_kept = _keeps(context.judge, image, task)
+    return {} if is_kept is None else {"held": int(is_kept)}
 
 
 def _edited(
