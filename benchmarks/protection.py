@@ -39,12 +39,17 @@ Way = tuple[Any, Callable[[], Tensor]]  # the target whose passes count, and all
 
 
 class Cost(NamedTuple):
-    """Of one image in one step: milliseconds, forward passes, and MFLOP of products both ways."""
+    """Of one image in one step: milliseconds, forward passes, MFLOP of products both ways.
+
+    held_mb: what autograd holds of it for the way back, weights aside. What a checkpoint computes
+    again is not in it.
+    """
 
     ms: float
     encoder: float
     denoiser: float
     mflop: float
+    held_mb: float
 
 
 class StepRow(NamedTuple):
@@ -261,33 +266,48 @@ def _compared(name: str, reference: Way, shipped: Way, repeats: int) -> StepRow:
     return StepRow(name, batch, costs[0], costs[1], float(relative.max()), float(signs))
 
 
-def _work(target: Any, path: Callable[[], Found]) -> tuple[int, int, float]:
-    """Return the images that went forth through encoder and denoiser, and all MFLOP."""
+def _work(target: Any, path: Callable[[], Found]) -> tuple[int, int, float, float]:
+    """Return the images that went forth through encoder and denoiser, all MFLOP, and MB held."""
     seen = {"encoder": 0, "denoiser": 0}
+    networks = (target.vae, target.unet, target.text_encoder)
+    weights = {w.untyped_storage().data_ptr() for network in networks for w in network.parameters()}
+    held, total = set[int](), 0
 
     def counting(name: str) -> Callable[..., None]:
         def count(module: Any, given: Sequence[Any], answer: Any) -> None:
             seen[name] += len(given[0])
+            if name == "encoder":  # a step begins, and its tensors may lie where old ones did
+                held.clear()
 
         return count
+
+    def hold(tensor: Tensor) -> Tensor:
+        nonlocal total
+        place = tensor.untyped_storage().data_ptr()
+        if place not in weights and place not in held:
+            held.add(place)
+            total += tensor.untyped_storage().nbytes()
+        return tensor
 
     hooks = [
         target.vae.encoder.register_forward_hook(counting("encoder")),
         target.unet.register_forward_hook(counting("denoiser")),
     ]
     try:
-        with FlopCounterMode(display=False) as counter:
+        keep = torch.autograd.graph.saved_tensors_hooks(hold, lambda tensor: tensor)
+        with FlopCounterMode(display=False) as counter, keep:
             path()
     finally:
         for hook in hooks:
             hook.remove()
-    return seen["encoder"], seen["denoiser"], counter.get_total_flops() / 1e6
+    return seen["encoder"], seen["denoiser"], counter.get_total_flops() / 1e6, total / 1e6
 
 
 def table(found: Sequence[StepRow]) -> str:
     """Return the rows as text: the reference at one image at a time, ours at the batch."""
     lines = [
         f"{'an image-step of':18}{'batch':>6}{'ms':>8}{'encodes':>9}{'denoises':>10}{'MFLOP':>8}"
+        f"{'MB held':>9}"
     ]
     for row in found:
         for way, batch, cost in (
@@ -296,7 +316,7 @@ def table(found: Sequence[StepRow]) -> str:
         ):
             lines.append(
                 f"{row.name + ' ' + way:18}{batch:>6}{cost.ms:>8.2f}{cost.encoder:>9.2g}"
-                f"{cost.denoiser:>10.2g}{cost.mflop:>8.0f}"
+                f"{cost.denoiser:>10.2g}{cost.mflop:>8.0f}{cost.held_mb:>9.2f}"
             )
         agree = "agree" if row.same else "DIFFER"
         lines.append(

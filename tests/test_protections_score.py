@@ -317,6 +317,8 @@ def test_the_benchmark_compares_like_with_like(
     assert passes == [((2, 3), (1, 1)), ((3, 1), (half, 1)), ((1, 1), (1, 1))]
     assert all(row.reference.mflop > 1.5 * row.shipped.mflop > 0 for row in rows[:2])
     assert rows[2].reference.mflop > rows[2].shipped.mflop > 0  # the prompt's
+    # SDS needs no way back through the denoiser.
+    assert 0 < rows[1].shipped.held_mb < rows[0].shipped.held_mb
     monkeypatch.setattr(benchmarks_command, "steps", lambda chosen: ("here", rows))
     assert benchmarks_command.main(["--protection"]) == 0
     assert "AdvDM reference" in capsys.readouterr().out
