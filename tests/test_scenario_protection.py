@@ -20,6 +20,7 @@ from safetybench.suite_images import Change, ImageSet
 from tests import toys_protection as toys
 
 N = 24
+NOISE = "defenses/images/sign_noise"
 
 
 @pytest.fixture(autouse=True)
@@ -191,6 +192,17 @@ def test_noise_is_made_once_for_an_epsilon() -> None:
     assert len({cell.label for cell in cells}) == len(cells)
 
 
+def test_published_budgets_are_those_of_the_components() -> None:
+    names = ("defenses/images/advdm", "defenses/images/photoguard_encoder")
+    both = [{"name": name, "budget": "published"} for name in names]
+    cells = registry.create("scenarios/protection").cells(suite((), protections=both))
+    made = {c.defense["protection"]: c.budget for c in cells if c.kind == "protect"}
+    for name in names:
+        assert made[name] == registry.create(name).published
+    epsilons = {c.budget.epsilon for c in cells if c.defense.get("protection", "") == NOISE}
+    assert len(epsilons - {0.0}) == 2  # each beside noise of its own epsilon
+
+
 def test_zoo_edits_ask_for_another_class_and_keep_the_rest() -> None:
     edits = edits_of(ImageSet(count=12, changes=("object", "colour")))
     assert len(edits.by_id) == 12
@@ -269,6 +281,7 @@ def test_sign_flip_is_the_share_of_all_signs(differences: list[int]) -> None:
     ("old", "new", "fault"),
     [
         ("epsilon: 0.0627451, ", "", "needs a budget of epsilon above 0"),
+        ("{epsilon: 0.0627451, steps: 40}", "default", "protections[0].budget"),
         ("steps: 40", "steps: 0", "needs a budget of steps"),
         ("images/sdedit, options: {strength: 0.5}", "images/purifiers/jpeg", "is no ImageEdit"),
         ("purifiers/jpeg, options: {quality: 75}", "sdedit", "is no Purifier, as purifiers are"),

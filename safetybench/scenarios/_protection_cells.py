@@ -70,7 +70,7 @@ def subject_cells(suite: Any, subject: Any, given: Given, uses: Sequence[Use]) -
     shields: list[tuple[str, Cell]] = []
     for seed in suite.seeds:
         for entry, surrogate in _surrogates(suite, models):
-            budget = replace(entry.budget, seed=seed)
+            budget = replace(entry.spent, seed=seed)
             noise = _shield(NOISE, {}, Budget(epsilon=budget.epsilon, seed=seed), "", given)
             mine = _shield(entry.name, entry.options, budget, surrogate.name, given)
             for shield, model in ((noise, models["teacher"]), (mine, surrogate)):
