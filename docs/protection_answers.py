@@ -43,8 +43,8 @@ show.
   proof of equality. These are not corrected for their number: of twenty true zeros one leaves its
   interval. **Verdicts** in bold in tables of students are the suite's: corrected (Holm) over
   all pairs of a run, and *inherited* only where both are shown to lie within 10 points.
-- Noise of equal epsilon hardly moves an edit (success 96 to 100 %), so that net effects are nearly
-  the whole effects. Protections move the latent 4 to 10 times as far as noise does.
+- Noise of equal epsilon hardly moves an edit, so that net effects are nearly the whole effects;
+  [what it moves in the latent](encoder.md) is a fraction of what protections move.
 - Everything is about 64x64 renders, students of minutes and one draw of noise an edit."""
 
 
@@ -538,7 +538,7 @@ def _masks(runs: Mapping[str, Row]) -> Iterator[str]:
                     )  # fmt: skip
     yield (
         f"**DiffusionGuard does, over {len(words)} comparisons: {_tally(words)}.** All at one "
-        "epsilon; steps of each stand in the suite, and PhotoGuard's diffusion attack has fewer."
+        "epsilon; the steps of each stand in the suite, and are not equal."
     )
     columns = ("against", "cleaned with", "mask", "made on", "editor", "DiffusionGuard",
                "the other", "difference", "it does")  # fmt: skip

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field
@@ -54,6 +54,13 @@ class ImageEntry(Strict):
     models: tuple[Word, ...] = ()
 
 
+def _read_spent(value: Any) -> Any:
+    """Read a budget, or the word for the authors' own; told here, a union tells it once a type."""
+    if value != "published" and not isinstance(value, Mapping | Budget):
+        raise ValueError(f"must be epsilon and steps, or the word 'published', got {value!r}")
+    return read_budget(value)
+
+
 class Protection(Strict):
     """An image protection: component name, options and budget.
 
@@ -64,7 +71,7 @@ class Protection(Strict):
 
     name: Word
     options: dict[str, Any] = Field(default_factory=dict)
-    budget: Annotated[Budget | Literal["published"], BeforeValidator(read_budget)] = Budget()
+    budget: Annotated[Budget | Literal["published"], BeforeValidator(_read_spent)] = Budget()
     surrogates: Annotated[tuple[Word, ...], Field(min_length=1)] = ("teacher",)
 
     @property

@@ -281,7 +281,7 @@ def test_sign_flip_is_the_share_of_all_signs(differences: list[int]) -> None:
     ("old", "new", "fault"),
     [
         ("epsilon: 0.0627451, ", "", "needs a budget of epsilon above 0"),
-        ("{epsilon: 0.0627451, steps: 40}", "default", "protections[0].budget"),
+        ("{epsilon: 0.0627451, steps: 40}", "default", "epsilon and steps, or the word"),
         ("steps: 40", "steps: 0", "needs a budget of steps"),
         ("images/sdedit, options: {strength: 0.5}", "images/purifiers/jpeg", "is no ImageEdit"),
         ("purifiers/jpeg, options: {quality: 75}", "sdedit", "is no Purifier, as purifiers are"),

@@ -6,7 +6,6 @@ when its record and its file are both there and fit.
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import os
 import shutil
@@ -16,6 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from safetybench.commands.locking import lock
 from safetybench.commands.protect_pictures import Source
 from safetybench.contracts import SafetyBenchError
 from safetybench.private import scrub
@@ -154,21 +154,7 @@ def opened(out: Path, head: Mapping[str, Any], *, overwrite: bool = False) -> It
         SafetyBenchError: as `check_out`, or another process works there.
     """
     home = out.expanduser().resolve()
-    try:
-        home.mkdir(parents=True, exist_ok=True)
-        lock = os.open(home / _LOCK, os.O_RDWR | os.O_CREAT, 0o644)
-    except OSError as error:
-        reason = (error.strerror or type(error).__name__).lower()
-        raise SafetyBenchError(
-            f"cannot create --out {str(out)!r}: {reason}; choose another folder"
-        ) from error
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        os.close(lock)
-        raise SafetyBenchError(
-            f"another process works in {str(out)!r}; wait for it, or choose another folder"
-        ) from error
+    held = lock(home / _LOCK, out)
     try:
         records = check_out(out, head["settings"], overwrite=overwrite)
         if overwrite and (home / _FILE).exists():
@@ -176,4 +162,4 @@ def opened(out: Path, head: Mapping[str, Any], *, overwrite: bool = False) -> It
                 shutil.rmtree(home / name, ignore_errors=True)
         yield Folder(path=home, head=head, records=records)
     finally:
-        os.close(lock)
+        os.close(held)

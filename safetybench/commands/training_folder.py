@@ -6,7 +6,6 @@ or the new one, or a checkpoint alone, and never a part of a model.
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import shutil
@@ -16,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from safetybench.commands.locking import lock
 from safetybench.contracts import SafetyBenchError
 
 _HIDDEN = ".checkpoint"
@@ -127,22 +127,7 @@ class TrainingFolder:
         """
         home = out.expanduser().resolve()
         hidden = home / _HIDDEN
-        try:
-            hidden.mkdir(parents=True, exist_ok=True)
-            lock = os.open(hidden / "lock", os.O_RDWR | os.O_CREAT, 0o644)
-        except OSError as error:
-            reason = (error.strerror or type(error).__name__).lower()
-            raise SafetyBenchError(
-                f"cannot create --out {str(out)!r}: {reason}; choose another folder"
-            ) from error
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            os.close(lock)
-            raise SafetyBenchError(
-                f"another process works in {str(out)!r}; wait for it, or choose another folder"
-            ) from error
-        folder = cls(path=home, _lock=lock)
+        folder = cls(path=home, _lock=lock(hidden / "lock", out))
         shutil.rmtree(folder.part, ignore_errors=True)  # of a write that was killed
         if not resume:
             folder.checkpoint.unlink(missing_ok=True)
