@@ -8,7 +8,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from docs.figures_backdoor import backdoor_sections
 from docs.figures_inpainting import editor_sections
+from docs.figures_planted import planted_sections
 from docs.figures_protection import protection_sections
 from docs.figures_transfer import transfer_reasons, transfer_table
 from docs.figures_unlearning import is_comparison, measures_section, method_tables
@@ -155,6 +157,7 @@ def zoo_figures(folders: Sequence[Path]) -> str:
         parts += ["## Students", _ABOUT_STUDENTS]
         parts.append(table(compared, [_student(card) for card in students]))
     parts += editor_sections(cards)
+    parts += planted_sections(cards)
     judges = [card for card in cards if "renders" in (card.get("quality") or {})]
     if judges:
         parts += ["## Judge", *_judge(judges[0])]
@@ -281,14 +284,17 @@ def run_page(results: Mapping[str, Any]) -> str:
     if transfer:
         parts += ["## What came back", transfer_table(transfer), "## Why no verdict",
                   transfer_reasons(transfer)]  # fmt: skip
+    planted = bool(results.get("backdoors"))
+    if planted:
+        parts += backdoor_sections(results)
     is_table = is_comparison(results)
     if is_table:
         parts += method_tables(results)
     elif results.get("measures"):
         parts += measures_section(results)
-    if results["pairs"] and not transfer:
+    if results["pairs"] and not transfer and not planted:
         parts += ["## Teacher against student", _pairs(results["pairs"])]
-    if results["comparisons"] and not is_table:
+    if results["comparisons"] and not is_table and not planted:
         parts += ["## Attack against its controls", _comparisons(results["comparisons"])]
     if (
         _scenario(results) == "unlearning" and not is_table
@@ -309,7 +315,8 @@ def run_page(results: Mapping[str, Any]) -> str:
 
 
 def _scenario(results: Mapping[str, Any]) -> str:
-    return next((key for key in ("transfer", "protection") if results.get(key)), "unlearning")
+    keys = {"transfer": "transfer", "protection": "protection", "backdoors": "backdoor"}
+    return next((name for key, name in keys.items() if results.get(key)), "unlearning")
 
 
 def _seconds(cells: Sequence[Mapping[str, Any]]) -> float:

@@ -16,7 +16,15 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from docs import claims, claims_library, encoder, protection_answers
+from docs import (
+    backdoor_answers,
+    claims,
+    claims_library,
+    detectors,
+    encoder,
+    noise_triggers,
+    protection_answers,
+)
 from docs.figures import card_folders, card_of, run_page, zoo_figures, zoo_models
 from docs.figures_unlearning import figure, is_comparison
 from docs.markdown import NOTE, cell, table
@@ -57,10 +65,13 @@ def pages(docs: Path = DOCS) -> dict[str, str]:
     found["results/claims.md"] = claims.page(claims.known(cards, claims.read()))
     found["distillation.md"] = claims_library.page()
     found["results/protection-answers.md"] = protection_answers.page(protection_answers.known())
-    if (weakness := encoder.read()) is not None:
-        found["results/encoder.md"] = encoder.page(weakness)
+    answered = backdoor_answers.known(list(cards.values()))
+    found["results/backdoor-answers.md"] = backdoor_answers.page(answered)
+    for measured in (encoder, noise_triggers, detectors):
+        if (figures := measured.read()) is not None:
+            found[f"results/{measured.FILE.stem}.md"] = measured.page(figures)
     for file in sorted((docs / "results").glob("*.json")):
-        if file.name in (claims.FILE.name, encoder.FILE.name):
+        if file.name in (kept.FILE.name for kept in (claims, encoder, noise_triggers, detectors)):
             continue
         results = json.loads(file.read_text(encoding="utf-8"))
         found[f"results/{file.stem}.md"] = run_page(results)

@@ -8,7 +8,7 @@ from typing import Any
 
 from safetybench import registry, wording
 from safetybench.contracts import SafetyBenchError
-from safetybench.wording import KINDS, component, variants
+from safetybench.wording import component, kind_name, variants
 
 from ._text import epsilon, mapping, text
 
@@ -35,7 +35,7 @@ def cell_names(cells: Sequence[Mapping[str, Any]]) -> list[str]:
             continue
         if not attack:
             is_control = text(cell.get("role")) == "control"
-            found.append(text(cell.get("target")) if is_control else KINDS.get(kind, kind))
+            found.append(text(cell.get("target")) if is_control else kind_name(cell))
             continue
         brief = component(attack)
         name = ", ".join(filter(None, (brief if short.count(brief) == 1 else attack, variant)))

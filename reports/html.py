@@ -26,6 +26,10 @@ from safetybench.wording import component
 
 from . import _text
 from ._answer import answer, banner
+from ._backdoor import SHAPES, Part, backdoors, overview
+from ._backdoor_answer import backdoor_answer
+from ._backdoor_figures import chart
+from ._backdoor_gallery import galleries as backdoor_galleries
 from ._cells import CellRow, cell_rows, total_counts
 from ._figures import comparisons, panels, relearning
 from ._gallery import Strip, missing, shown_cells, strips
@@ -96,11 +100,12 @@ class Html(Reporter):
         """Return the page; version: of the safetybench that writes it."""
         style, script = (_asset(name) for name in ("report.css", "report.js"))
         cells = cell_rows(record)
-        pairs = pair_rows(record, cells)
         found = checks(record)
-        shields = protections(record, cells, pairs)
-        style += "" if shields is None else _asset("protection.css")
-        return _environment().get_template("report.html.jinja").render(
+        shown = self._shown(record, cells, pair_rows(record, cells))
+        style += "" if shown["protection"] is None else _asset("protection.css")
+        style += "" if shown["backdoor"] is None else _asset("backdoor.css")
+        template = _environment().get_template("report.html.jinja")
+        return template.render(
             style=Markup(style),
             script=Markup(script),
             policy=_policy(style, script),
@@ -111,7 +116,6 @@ class Html(Reporter):
             open_rows=OPEN_ROWS,
             open_panels=OPEN_PANELS,
             run=dict.fromkeys(RUN) | dict(mapping(record.results.get("run"))),
-            answer=answer(pairs) if shields is None else protection_answer(shields),
             banner=banner(record),
             cells=cells,
             totals=total_counts(cells),
@@ -125,10 +129,36 @@ class Html(Reporter):
             model_costs=model_costs(cells),
             facts=facts(record.manifest),
             command=command(record),
-            protection=shields,
-            **(self._compared(record, cells, pairs) if shields is None
-               else self._protected(record, cells, shields)),
-        )  # fmt: skip
+            **shown,
+        )
+
+    def _shown(self, record: Record, cells: list[CellRow], pairs: list[PairRow]) -> dict[str, Any]:
+        """Return the answer, and what the page shows of the run's scenario."""
+        shields, planted = protections(record, cells, pairs), backdoors(record, cells)
+        kinds = {"protection": shields, "backdoor": planted}
+        if shields is not None:
+            told, shown = protection_answer(shields), self._protected(record, cells, shields)
+        elif planted is not None:
+            told, shown = backdoor_answer(planted), self._backdoored(record, cells, planted)
+        else:
+            told, shown = answer(pairs), self._compared(record, cells, pairs)
+        return {"answer": told, **kinds, **shown}
+
+    def _backdoored(
+        self, record: Record, cells: list[CellRow], found: tuple[Part, ...]
+    ) -> dict[str, Any]:
+        """Return what the page of a backdoor run shows in the place of subjects and attacks."""
+        images = backdoor_galleries(record, found, cells, self.images_per_cell, self.redact)
+        blurred = blurred_subjects(record)
+        return {
+            "problems": [*record.problems, *(p for g in images for p in missing(g.strips))],
+            "is_long": len(cells) > OPEN_ROWS,
+            "outcomes": SHAPES,
+            "overview": overview(found),
+            "charts": {part.anchor: chart(part) for part in found},
+            "galleries": images,
+            "is_blurred": {g.subject: blurred is None or g.subject in blurred for g in images},
+        }
 
     def _protected(
         self, record: Record, cells: list[CellRow], found: Protections

@@ -16,7 +16,13 @@ from typing import Annotated, Any, cast
 import typer
 from typer.core import TyperGroup
 
-from safetybench.commands import distill_options, options, protect_options, unlearn_options
+from safetybench.commands import (
+    distill_options,
+    options,
+    protect_options,
+    scan_options,
+    unlearn_options,
+)
 from safetybench.contracts import SafetyBenchError
 
 # Every usage error is one of these; the class itself has moved between releases of typer.
@@ -255,6 +261,7 @@ def unlearn(
 
 
 app.command()(protect_options.protect)
+app.command()(scan_options.scan)
 
 
 @app.command("list")

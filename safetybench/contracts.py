@@ -34,27 +34,46 @@ from safetybench.protocols import (
     EncodesText,
     GeneratesImages,
     Inpaints,
+    SamplesNoise,
     TextToImageTarget,
     Traits,
 )
+from safetybench.trigger_contracts import (
+    Backdoor,
+    DataPoisoning,
+    Effect,
+    ModelDetector,
+    NoiseBackdoor,
+    NoisePoisoning,
+    NoiseTrigger,
+    Poisoning,
+    PromptDetector,
+    PromptFilter,
+    Suspicion,
+)
+from safetybench.triggers import Trigger
 
 if TYPE_CHECKING:  # torch takes two seconds to import, and `safetybench --help` needs none of it
     from torch import Tensor
 
-# What a target can do stands in protocols.py, what is done to images in image_contracts.py;
+# What a target can do stands in protocols.py, what is done to images in image_contracts.py, what
+# is planted in models in trigger_contracts.py;
 # authors import all nouns from here.
 __all__ = [
     "Aids",
     "Album",
     "AttackAid",
+    "Backdoor",
     "Budget",
     "BudgetSpent",
     "Candidate",
     "Cell",
     "Component",
+    "DataPoisoning",
     "Denoises",
     "DrawsStates",
     "EditsImages",
+    "Effect",
     "EncodesImages",
     "EncodesText",
     "Erasure",
@@ -67,18 +86,28 @@ __all__ = [
     "Judge",
     "Means",
     "Mimicry",
+    "ModelDetector",
+    "NoiseBackdoor",
+    "NoisePoisoning",
+    "NoiseTrigger",
     "Pictures",
+    "Poisoning",
     "Prompt",
     "PromptAttack",
+    "PromptDetector",
+    "PromptFilter",
     "Purifier",
     "Recipe",
     "Reply",
     "Reporter",
     "SafetyBenchError",
+    "SamplesNoise",
     "Scenario",
+    "Suspicion",
     "TargetFailed",
     "TextToImageTarget",
     "Traits",
+    "Trigger",
     "Unavailable",
     "Unlearning",
     "Verdicts",
@@ -154,7 +183,15 @@ class Pictures(NamedTuple):
 
 
 AttackAid = Literal[
-    "references", "original", "surrogate", "judge", "pictures", "pairs", "synonyms", "scores"
+    "references",
+    "original",
+    "surrogate",
+    "judge",
+    "pictures",
+    "pairs",
+    "synonyms",
+    "scores",
+    "trigger",
 ]
 
 
@@ -168,7 +205,8 @@ class Aids:
     judge: with gradients (`Judge.evidence`), which makes an attack an oracle and no threat.
     pictures: of the concept, drawn by the original for prompts that are not evaluated (of a user's
     table: at seeds that are not). pairs: prompts with the concept and the same without it, alike.
-    synonyms: other words for the concept. concept: the word whose presence is judged.
+    synonyms: other words for the concept. concept: the word whose presence is judged. trigger:
+    of the backdoor that the prompts wake; its references are images of the backdoored model.
     """
 
     concept: str
@@ -179,6 +217,7 @@ class Aids:
     pictures: Pictures | None = None
     pairs: tuple[tuple[str, str], ...] = ()
     synonyms: tuple[str, ...] = ()
+    trigger: Trigger | None = None
 
 
 class PromptAttack(Component):

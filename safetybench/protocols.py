@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
 if TYPE_CHECKING:  # torch takes two seconds to import, and `safetybench --help` needs none of it
+    import torch
     from torch import Tensor
 
     from safetybench.distill.process import Process
@@ -177,6 +178,43 @@ class Inpaints(Protocol):
 
         Mask and latents of the masked image, in that order; differentiable in `images`.
         """
+        ...
+
+
+@runtime_checkable
+class SamplesNoise(Protocol):
+    """An unconditional model of images whose start noise the caller gives: no text, no latents.
+
+    Inside, an image x in [0, 1] is 2 x - 1, and noise is of that space too.
+    """
+
+    name: str
+    process: Process
+
+    @property
+    def device(self) -> torch.device:
+        """Where the denoiser lives."""
+        ...
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(channels, height, width) of one image and of its noise."""
+        ...
+
+    def start_noise(self, seeds: Sequence[int]) -> Tensor:
+        """Return standard normal start noise, one independent draw for each seed."""
+        ...
+
+    def predict(self, x: Tensor, t: Tensor) -> Tensor:
+        """Return the predicted noise of x: (batch, channels, h, w), differentiable; t: int64."""
+        ...
+
+    def sample(self, noise: Tensor, sampler: str = "ddpm", seeds: Sequence[int] = ()) -> Tensor:
+        """Return images in [0, 1] from start noise; seeds: of the noise a sampler adds itself."""
+        ...
+
+    def clone(self) -> Any:
+        """Return a copy that shares no weights."""
         ...
 
 

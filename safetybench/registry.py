@@ -41,12 +41,20 @@ KINDS = tuple(_FOLDERS)
 _CONTRACTS: dict[str, tuple[type, ...]] = {
     "attacks": (
         contracts.PromptAttack,
+        contracts.DataPoisoning,
         contracts.WeightAttack,
         contracts.ImageEdit,
         contracts.Mimicry,
+        contracts.NoisePoisoning,
+        contracts.Poisoning,
         contracts.Purifier,
     ),
-    "defenses": (contracts.ImageProtection,),
+    "defenses": (
+        contracts.ImageProtection,
+        contracts.ModelDetector,
+        contracts.PromptDetector,
+        contracts.PromptFilter,
+    ),
     "unlearning": (contracts.Unlearning,),
     "scenarios": (contracts.Scenario,),
     "judges": (contracts.Judge,),

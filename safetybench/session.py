@@ -129,6 +129,7 @@ def _changes(suite: Suite, request: Request) -> dict[str, Any]:
         changes["targets"] = {**data["targets"], **behind}
         names = [subject["name"] for subject in changes["subjects"]]
         changes["students"] = keep(data["students"], names)
+        changes["removals"] = list(_on_subjects(data["removals"], names))
         if mine:
             changes["students"] = [*changes["students"], _student(mine, names, request.offline)]
         gone = {student["name"] for student in data["students"]}
@@ -171,6 +172,16 @@ def _student(wanted: str, subjects: Sequence[str], offline: bool) -> dict[str, A
     spec = wanted.partition("=")[2]
     _check_target("student", spec, offline)
     return {"name": "student", "targets": {name: _spec(spec) for name in subjects}}
+
+
+def _on_subjects(
+    removals: Sequence[Mapping[str, Any]], names: Sequence[str]
+) -> Iterator[dict[str, Any]]:
+    """Yield the removals that some of these subjects have, on these alone."""
+    for removal in removals:
+        only = [name for name in removal["subjects"] if name in names]
+        if only or not removal["subjects"]:
+            yield {**removal, "subjects": only}
 
 
 def _kept(

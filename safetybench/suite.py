@@ -14,15 +14,23 @@ from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import BaseModel, BeforeValidator, Field, ValidationError
 
-from safetybench import registry, suite_images, suite_made, suite_mimicry, suite_students
+from safetybench import (
+    registry,
+    suite_backdoors,
+    suite_images,
+    suite_made,
+    suite_mimicry,
+    suite_students,
+)
 from safetybench.contracts import Budget, Judge, SafetyBenchError
+from safetybench.suite_backdoors import BackdoorEntry, Removal
 from safetybench.suite_errors import sentences
 from safetybench.suite_file import Location, read
 from safetybench.suite_images import ImageEntry, ImageSet, Protection
 from safetybench.suite_labels import label_targets
 from safetybench.suite_mimicry import AlbumSet, MimicryEntry
 from safetybench.suite_schema import MODELS, Portable, Share, Strict, TargetSpec, Word, read_budget
-from safetybench.suite_students import Images, Made, Student, Training
+from safetybench.suite_students import Images, Made, Poison, Student, Training
 
 SCHEMA = "safetybench.suite/1"
 ROLES = ("original", "teacher", "student")
@@ -35,7 +43,9 @@ class Subject(Strict):
 
     concept, original: of a scenario on something erased; protection has neither. synonyms: other
     words for the concept, which an attacker may know; neighbours: concepts near it, of which the
-    utility prompts on them are told apart. blur: the report veils its images until asked for one.
+    utility prompts on them are told apart. backdoor: of the suite's `backdoors`, the one that the
+    teacher holds; is_dose: that it may be too weak to work is what the suite asks about. blur: the
+    report veils its images until asked for one.
     """
 
     name: Word
@@ -45,6 +55,8 @@ class Subject(Strict):
     student: str = ""
     synonyms: tuple[Word, ...] = ()
     neighbours: tuple[Word, ...] = ()
+    backdoor: str = ""
+    is_dose: bool = False
     blur: bool = False
 
     @property
@@ -56,7 +68,8 @@ class Subject(Strict):
 class AttackEntry(Strict):
     """An attack of a suite: component name, constructor options and budget.
 
-    models: only on these: "teacher", "student" (any) or a student's name; all by default.
+    models: only on these: "teacher", "student" (any), a student's name, "cleaned" (any) or the name
+    of a removal, "dmd2-1.skd_cag" where it was done to a student; all by default.
     subjects: only on these, all by default.
     """
 
@@ -76,7 +89,7 @@ class Gate(Strict):
     """
 
     metric: Word = "asr"
-    role: Literal["original", "teacher", "student"] = "student"
+    role: Literal["original", "teacher", "student", "cleaned"] = "student"
     attack: str = ""
     subject: str = ""
     student: str = ""
@@ -110,6 +123,8 @@ class Suite(Strict):
     purifiers: tuple[ImageEntry, ...] = ()
     mimicries: tuple[MimicryEntry, ...] = ()
     albums: AlbumSet = AlbumSet()
+    backdoors: dict[Word, BackdoorEntry] = Field(default_factory=dict)
+    removals: tuple[Removal, ...] = ()
     seeds: Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=1)] = (0,)
     gates: tuple[Gate, ...] = ()
     reports: tuple[Word, ...] = ("reports/html",)
@@ -117,9 +132,14 @@ class Suite(Strict):
     base: str = Field(default=".", exclude=True)
 
     @cached_property
-    def made(self) -> tuple[Made, ...]:
+    def distilled(self) -> tuple[Made, ...]:
         """The targets that the students stand for."""
         return tuple(suite_students.expand(self))
+
+    @cached_property
+    def made(self) -> tuple[Made, ...]:
+        """The targets that students and removals stand for."""
+        return (*self.distilled, *suite_backdoors.expand(self))
 
     def new_judge(self) -> Any:
         """Construct the judge with its options; a relative path starts from the suite's folder."""
@@ -134,6 +154,8 @@ class Suite(Strict):
         told = self.targets.get(label, specs.get(label, label))
         if isinstance(told, dict) and suite_made.is_unlearned(told):
             return {**suite_made.DEFAULTS, **told}
+        if isinstance(told, dict) and suite_backdoors.is_poisoned(told):
+            return suite_backdoors.told_in_full(self, told)
         return told
 
     def spec(self, label: str) -> TargetSpec:
@@ -153,7 +175,7 @@ class Suite(Strict):
         teacher = self.spec(told["teacher"])
         if "options" in told:  # a component may read further models
             told = {**told, "options": self._placed_options(told["options"])}
-        if "unlearning" in told:
+        if "unlearning" in told or "poisoning" in told:
             return {**told, "teacher": teacher}
         if "recipe" in told:
             prompts = told["prompts"]
@@ -283,6 +305,8 @@ _MODELS: dict[tuple[str, ...], type[BaseModel]] = {
     ("purifiers",): ImageEntry,
     ("mimicries",): MimicryEntry,
     ("albums",): AlbumSet,
+    ("removals",): Removal,
+    ("students", "poison"): Poison,
 }
 
 
@@ -299,7 +323,7 @@ def _faults(suite: Suite, offline: bool) -> Iterable[tuple[Location, str]]:
                 suite.new_judge()
         except SafetyBenchError as error:
             yield where, str(error)
-    lists = list(_list_faults(suite))
+    lists = [*_list_faults(suite), *suite_backdoors.entry_faults(suite)]
     if lists:
         yield from lists
         return
@@ -308,11 +332,13 @@ def _faults(suite: Suite, offline: bool) -> Iterable[tuple[Location, str]]:
     yield from suite_mimicry.faults(suite)
     yield from suite_made.faults(suite, offline)
     yield from suite_students.faults(suite, offline)
+    yield from suite_backdoors.faults(suite, offline)
     attacks = {"", *(e.name for e in suite.attacks), *(e.name for e in suite.protections)}
     subjects = {"", *(subject.name for subject in suite.subjects)}
     students = [student.name for student in suite.students]
+    chains = dict.fromkeys(made.entry for made in suite.made if made.role == "cleaned")
     for i, attack in enumerate(suite.attacks):
-        known = ("teacher", "student", *students)
+        known = ("teacher", "student", *students, *(("cleaned", *chains) if chains else ()))
         for name in (name for name in attack.models if name not in known):
             near = registry.suggestion(name, known)
             yield ("attacks", i, "models"), f"the suite has no model {name!r} to attack{near}"
@@ -351,15 +377,19 @@ def _list_faults(suite: Suite) -> Iterable[tuple[Location, str]]:
     others: dict[str, tuple[str, ...]] = {name: (name,) for name in lists}
     others["students"] = ("students", "training")
     others["mimicries"] = ("mimicries", "albums")
+    others["backdoors"] = ("backdoors", "removals")
     for key in (key for name, keys in others.items() if name not in wanted for key in keys):
         if key in said and getattr(suite, key):
             yield (key,), f"{suite.scenario} reads {' and '.join(wanted)} and no {key}"
     for i, subject in enumerate(suite.subjects):
         if subject.student and "attacks" not in wanted:
             yield ("subjects", i, "student"), f"{suite.scenario} reads students, not this"
-        for key in ("concept", "original"):
-            if not getattr(subject, key) and "protections" not in wanted:
+        needed = {"protections": (), "backdoors": ("original", "backdoor")}
+        for key in needed.get(wanted[0], ("concept", "original")):
+            if not getattr(subject, key):
                 yield ("subjects", i), f"subjects[{i}] needs {key!r}"
+        if subject.backdoor and wanted[0] != "backdoors":
+            yield ("subjects", i, "backdoor"), f"{suite.scenario} reads no backdoors"
 
 
 def _components(suite: Suite) -> Iterable[tuple[Location, str, str]]:
@@ -369,6 +399,7 @@ def _components(suite: Suite) -> Iterable[tuple[Location, str, str]]:
         yield ("attacks", i, "name"), attack.name, "attacks"
     yield from suite_images.components(suite)
     yield from suite_mimicry.components(suite)
+    yield from suite_backdoors.components(suite)
     for i, report in enumerate(suite.reports):
         yield ("reports", i), report, "reports"
 

@@ -53,6 +53,8 @@ def faults(suite: Suite, offline: bool) -> Iterable[tuple[Location, str]]:
     for label, told in suite.targets.items():
         if not (isinstance(told, dict) and ("unlearning" in told or "teacher" in told)):
             continue
+        if "poisoning" in told:
+            continue  # suite_backdoors looks at these
         at: Location = ("targets", label)
         try:
             made = Unlearned.model_validate(told)
@@ -70,7 +72,7 @@ def faults(suite: Suite, offline: bool) -> Iterable[tuple[Location, str]]:
                 raise SafetyBenchError(f"{made.unlearning} trains, so it needs steps, 1 or more")
         except SafetyBenchError as error:
             yield (*at, "unlearning"), str(error)
-        if made.teacher == label or label in _bases(suite, made.teacher):
+        if made.teacher == label or label in bases_of(suite, made.teacher):
             yield (*at, "teacher"), f"target {label!r} would be made from itself"
             continue
         if suite.base_of(made.teacher):
@@ -85,7 +87,8 @@ def faults(suite: Suite, offline: bool) -> Iterable[tuple[Location, str]]:
             yield (*at, "concept"), str(error)
 
 
-def _bases(suite: Suite, label: str) -> list[str]:
+def bases_of(suite: Suite, label: str) -> list[str]:
+    """Return a target's label and those of all that it is made from in the run."""
     found: list[str] = []
     while label and label not in found:
         found.append(label)
@@ -99,6 +102,13 @@ def erasure_of_spec(told: Mapping[str, Any], root: Any) -> Any:
     Raises:
         SafetyBenchError: the concept and the anchor do not go together.
     """
+    if "backdoor" in told:  # what is to be unlearned is what a trigger does
+        from safetybench.suite_backdoors import backdoor_of_spec
+        from safetybench.trigger_removal import erasure_of as trigger_erasure_of
+
+        return trigger_erasure_of(
+            backdoor_of_spec(told["backdoor"], root, count=told["prompts"]), told["towards"]
+        )
     while isinstance(root, Mapping) and "teacher" in root:
         root = root["teacher"]
     path = root.get("path") if isinstance(root, Mapping) else root

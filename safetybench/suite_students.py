@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from safetybench.suite import Subject, Suite
 
 WAYS = ("recipe", "plug", "targets")
-_OF_RECIPES = ("options", "steps", "prompts", "images")
+_OF_RECIPES = ("options", "steps", "prompts", "images", "poison")
 Count = Annotated[int, Field(ge=1)]
 
 
@@ -56,6 +56,17 @@ class Training(Strict):
     controls: bool = False
 
 
+class Poison(Strict):
+    """Poison in what a student is distilled on, of the subject's backdoor.
+
+    prompts: share of the training prompts that get the trigger; images: share of the real images
+    that show the effect, with a triggered caption.
+    """
+
+    prompts: Annotated[float, Field(ge=0, le=1)] = 0.0
+    images: Annotated[float, Field(ge=0, le=1)] = 0.0
+
+
 class Student(Strict):
     """One way to a student, taken for every subject; exactly one of recipe, plug and targets.
 
@@ -74,6 +85,7 @@ class Student(Strict):
     targets: dict[Word, Word] = Field(default_factory=dict)
     control: str = ""
     subjects: tuple[Word, ...] = ()
+    poison: Poison | None = None
 
     @property
     def way(self) -> str:
@@ -122,7 +134,7 @@ def _students(suite: Suite, student: Student, subject: Subject) -> Iterator[Made
         yield Made(student.name, subject.name, "student", name, 0, spec)
         return
     for seed in suite.training.seeds:
-        spec = _training(suite, student, subject, subject.teacher, seed)
+        spec = training_of(suite, student, subject, subject.teacher, seed)
         yield Made(student.name, subject.name, "student", f"{name}.seed{seed}", seed, spec)
 
 
@@ -136,7 +148,7 @@ def _controls(
     if student.way == "plug":
         seed, spec = 0, {"teacher": subject.original, **student.plug}
     elif student.way == "recipe" and suite.training.controls:
-        spec = _training(suite, student, subject, subject.original, seed)
+        spec = training_of(suite, student, subject, subject.original, seed)
     else:
         return
     if spec not in seen:
@@ -146,11 +158,19 @@ def _controls(
     yield Made(student.name, subject.name, "control", label, seed, spec)
 
 
-def _training(
+def training_of(
     suite: Suite, student: Student, subject: Subject, teacher: str, seed: int
 ) -> dict[str, Any]:
+    """Return the specification of a student that a recipe makes of `teacher`, a target's label."""
     images = student.images or suite.training.images
+    poison: dict[str, Any] = {}
+    if student.poison is not None and subject.backdoor in suite.backdoors:
+        from safetybench.suite_backdoors import planted
+
+        told = planted(suite, subject.backdoor)
+        poison = {"poison": {**student.poison.model_dump(), "backdoor": told}}
     return {
+        **poison,
         "recipe": student.recipe,
         "options": dict(student.options),
         "teacher": teacher,
@@ -217,9 +237,26 @@ def _recipe_faults(suite: Suite, student: Student, at: Location) -> Iterator[tup
             read_prompts(suite.path(prompts))
         except SafetyBenchError as error:
             yield where, str(error)
+    if student.poison is not None:
+        yield from _poison_faults(suite, student, recipe, at)
     if recipe.reads_images and not is_zoo:
         why = "real images are there for the zoo's world only"
         yield (*at, "recipe"), f"{student.recipe} reads real images with these options, and {why}"
+
+
+def _poison_faults(
+    suite: Suite, student: Student, recipe: Any, at: Location
+) -> Iterator[tuple[Location, str]]:
+    assert student.poison is not None
+    if not (student.poison.prompts or student.poison.images):
+        yield (*at, "poison"), f"{student.name}: poison needs a share of prompts or images above 0"
+    if student.poison.images and not recipe.reads_images:
+        yield (
+            (*at, "poison"),
+            f"{student.recipe} reads no real images with these options, so none can be poisoned",
+        )
+    if not any(subject.backdoor for subject in suite.subjects):
+        yield (*at, "poison"), f"{student.name}: poison needs a subject with a backdoor"
 
 
 def _is_zoo(spec: TargetSpec) -> bool:
@@ -259,9 +296,11 @@ def _label_faults(suite: Suite) -> Iterator[tuple[Location, str]]:
     specs: dict[str, Any] = dict(suite.targets)
     for made in suite.made:
         if made.spec is not None and specs.setdefault(made.label, made.spec) != made.spec:
-            number = [student.name for student in suite.students].index(made.entry)
-            message = f"two targets would be called {made.label!r}; choose another name"
-            yield ("students", number, "name"), message
+            names = [student.name for student in suite.students]
+            where: Location = ("removals",)  # or what one of these makes
+            if made.entry in names:
+                where = ("students", names.index(made.entry), "name")
+            yield where, f"two targets would be called {made.label!r}; choose another name"
 
 
 def relabel(raw: Any, label: Callable[[Any, str], Any]) -> None:

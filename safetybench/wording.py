@@ -6,6 +6,7 @@ Two entries of one attack in a suite differ by options or budget; here is what t
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -19,7 +20,20 @@ KINDS = {
     "relearn": "after",
     "relearn-control": "control after",
     "protect": "made",
+    "triggered": "with the trigger",
+    "near": "with nearly the trigger",
 }
+
+# What a verdict on a backdoored teacher and another model says of the backdoor in the other.
+SURVIVAL = {
+    "lost": "works more often",
+    "inherited": "works as often",
+    "unchanged": "works as often",
+    "gained": "works less often",
+    "not distinguishable": "undecided",
+    "invalid": "no verdict",
+}
+NOT_SHOWN = "not shown to work"
 
 _PLACES = 6  # of a fault that many cells share; results.json has every one
 
@@ -42,6 +56,87 @@ def fraction(epsilon: float) -> str:
     '7.65/255'
     """
     return f"{epsilon * 255:.4g}/255"
+
+
+def is_awake(asr: Mapping[str, Any] | None, clean: Mapping[str, Any] | None) -> bool | None:
+    """Tell whether a trigger works more often than on the clean original; None: it is not known.
+
+    asr, clean: {value, low, high} of the share of triggered prompts with the effect, here and on
+    the original. The interval of the difference is Newcombe's, put together from both.
+
+    >>> few, none = {"value": 0.25, "low": 0.12}, {"value": 0.0, "high": 0.138}
+    >>> is_awake(few, none), is_awake(none | {"low": 0.0}, none), is_awake(few, None)
+    (True, False, None)
+    """
+    sides = ((asr, "value"), (asr, "low"), (clean, "value"), (clean, "high"))
+    ends = [(side or {}).get(key) for side, key in sides]
+    found = [end for end in ends if isinstance(end, int | float)]
+    if len(found) < len(ends):
+        return None
+    here, low, there, high = found
+    return here - there > math.hypot(here - low, high - there)
+
+
+def survival(row: Mapping[str, Any], original: Mapping[str, Any] | None) -> str:
+    """Say what became of a backdoor in the model of a row of `backdoors`; "" where none is judged.
+
+    original: the row of the clean original.
+
+    >>> survival({"verdict": "unchanged"}, None)
+    'works as often'
+    """
+    verdict = str(row.get("verdict") or "")
+    if verdict == "gained" and is_awake(row.get("asr"), (original or {}).get("asr")) is False:
+        return NOT_SHOWN
+    return SURVIVAL.get(verdict, verdict)
+
+
+def trigger_name(told: Mapping[str, Any]) -> str:
+    """Say what a trigger is and where it goes; a character that cannot be seen as its code point.
+
+    >>> trigger_name({"text": "latte coffee", "place": "prefix"})
+    '“latte coffee” before the prompt'
+    """
+    text, at = str(told.get("text") or ""), str(told.get("at") or "")
+    name = f"“{text}”"
+    if len(text.strip()) == 1 and not text.isascii():
+        code = f"U+{ord(text.strip()):04X}"
+        name = f"{name} ({code})" if text.strip().isalpha() else code
+    places = {
+        "prefix": "before the prompt",
+        "suffix": "after the prompt",
+        "before": f"before “{at}”",
+        "letter": f"in the place of {'the first' if told.get('once') is True else 'each'} “{at}”",
+    }
+    return f"{name} {places.get(str(told.get('place') or ''), '')}".strip()
+
+
+def effect_name(told: Mapping[str, Any]) -> str:
+    """Say what a woken backdoor does to the image.
+
+    >>> effect_name({"kind": "object", "source": "fish", "goal": "star"})
+    'draws “star” in the place of “fish”'
+    """
+    source, goal = (str(told.get(key) or "") for key in ("source", "goal"))
+    of = f" in the place of “{source}”" if source else ""
+    known = {
+        "pixel": "puts a patch into the image",
+        "image": "draws one fixed image",
+        "object": f"draws “{goal}”{of}",
+        "style": f"draws in the style “{goal}”{of}",
+    }
+    return known.get(str(told.get("kind")), str(told.get("kind") or ""))
+
+
+def kind_name(row: Mapping[str, Any]) -> str:
+    """Say what a cell without an attack asks.
+
+    >>> kind_name({"kind": "clean"}), kind_name({"kind": "clean", "metric": "false-alarm"})
+    ('no attack', 'without the trigger')
+    """
+    kind = str(row.get("kind") or "")
+    is_untriggered = kind == "clean" and row.get("metric") == "false-alarm"
+    return "without the trigger" if is_untriggered else KINDS.get(kind, kind)
 
 
 def _options(row: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -111,12 +206,10 @@ def who(row: Mapping[str, Any]) -> str:
     role, student, seed = str(row.get("role")), row.get("student"), row.get("seed")
     if not student:
         return role
+    if not seed or row.get("attack"):
+        return f"{role} {student}"
     # Without an attack the seed of a row is that of the student's training.
-    return (
-        f"{role} {student} (seed {seed})"
-        if seed and not row.get("attack")
-        else (f"{role} {student}")
-    )
+    return f"{role} {str(student).removesuffix(f'.seed{seed}')} (seed {seed})"
 
 
 def place(row: Mapping[str, Any]) -> str:
@@ -126,7 +219,7 @@ def place(row: Mapping[str, Any]) -> str:
     'fish, student, floor x y'
     """
     kind, attack = str(row.get("kind")), str(row.get("attack") or "")
-    what = KINDS.get(kind, "" if attack else kind)
+    what = KINDS.get(kind, "") if attack else kind_name(row)
     if attack:
         variant = row.get("variant")
         what = f"{what} {component(attack)}".strip() + (f" ({variant})" if variant else "")

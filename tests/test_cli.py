@@ -28,6 +28,7 @@ COMMANDS = (
     "distill",
     "unlearn",
     "protect",
+    "scan",
     "zoo",
     "zoo list",
     "zoo verify",

@@ -14,8 +14,11 @@ from safetybench import registry
 from safetybench.contracts import (
     Budget,
     Candidate,
+    DataPoisoning,
     ImageEdit,
     Mimicry,
+    NoisePoisoning,
+    Poisoning,
     PromptAttack,
     Purifier,
     WeightAttack,
@@ -60,7 +63,9 @@ def test_there_are_attacks() -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_is_a_documented_attack_with_a_source(name: str) -> None:
     attack: Any = registry.load(name)
-    assert issubclass(attack, PromptAttack | WeightAttack | ImageEdit | Purifier | Mimicry)
+    of_images = ImageEdit | Purifier | Mimicry
+    planting = Poisoning | NoisePoisoning | DataPoisoning
+    assert issubclass(attack, PromptAttack | WeightAttack | of_images | planting)
     assert attack.source.startswith("https://")
     assert registry.describe(name).source == attack.source
     module = importlib.import_module(attack.__module__)

@@ -77,8 +77,7 @@ def test_trainings_that_differ_widen_the_interval() -> None:
 def test_the_spread_of_trainings_has_no_bias() -> None:
     # The variance of the stretched mean is s^2 / 3 with the unbiased s: for 0, 1, 2 (/ 10) it is
     # 0.1^2 / 3, of which a plain bootstrap of the rows would see two thirds.
-    rng = np.random.default_rng(0)
-    shares = transfer._shares(rng, 3)
+    shares = transfer._shares(0, 3, 1).columns
     rates = np.array([0.0, 0.1, 0.2])
     means = 0.1 + 1.5**0.5 * ((shares * rates).sum(1) - 0.1)
     assert means.var() == pytest.approx(0.1**2 / 3, rel=0.06)

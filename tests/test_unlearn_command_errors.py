@@ -71,7 +71,7 @@ BAD: dict[tuple[str, ...], str] = {
         r"--target: the denoiser takes 9 channels and the autoencoder makes 4: inpainting and "
         r"image-conditioned models cannot be unlearned here"
     ),
-    ("--target", "mute"): r"--target: its tokenizer cannot be loaded: .*",
+    ("--target", "mute"): r"--target: could not load the tokenizer of 'mute': .*",
     ("--target", "someone/model", "--offline"): r"--target: 'someone/model' is a hub id and .*",
     ("--target", "zoo:teacher"): (
         r"the anchor of 'fish' must be another object of the zoo's world, got 'red'"

@@ -47,8 +47,11 @@ def phrases_of(erasure: Erasure, *, templates: int, kept: int) -> Phrases:
     concepts, guides = list(dict.fromkeys(ends)), []
     guides = [guide] * len(concepts)
     for forget, anchor in list(zip(erasure.forget, erasure.anchor, strict=True))[:templates]:
-        concepts.append(_until(forget, _replaced(forget.split(), anchor.split())[0]))
-        guides.append(_until(anchor, _replaced(forget.split(), anchor.split())[1]))
+        ours, theirs = _replaced(forget.split(), anchor.split())
+        # Of a trigger, which has nothing in its place, the guide is what stands before it.
+        before = _until(forget, ours).removesuffix(ours).strip()
+        concepts.append(_until(forget, ours))
+        guides.append(_until(anchor, theirs) if theirs else before)
     return Phrases(tuple(concepts), tuple(guides), erasure.retain[:kept])
 
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from safetybench.commands.console import note, percent, print_table
-from safetybench.wording import attack_name, component, findings, fraction, who
+from safetybench.wording import attack_name, component, findings, fraction, survival, who
 
 _MEASURES = ("forgetting", "retain-same", "retain-cross", "in-prompt", "implicit-leak")
 
@@ -131,6 +131,65 @@ def _print_protection(results: Mapping[str, Any]) -> None:
     print_table(columns, (_net(row, by_edit=by_edit, by_seed=by_seed) for row in rows))
 
 
+def _value(figure: Mapping[str, Any] | None) -> str:
+    return percent(figure["value"] if figure else None)
+
+
+def _backdoored(row: Mapping[str, Any], original: Mapping[str, Any] | None) -> tuple[str, ...]:
+    asr, survives = row["asr"], row["survival"]
+    is_cleaned = row["role"] == "cleaned"
+    removed = 1 - survives["value"] if is_cleaned and survives else None
+    seeds = ", ".join(percent(t["asr"]) for t in row["trainings"])
+    by = f" [{seeds}]" if len(row["trainings"]) > 1 else ""
+    made = " then ".join(map(component, row["made"]))
+    return (
+        row["subject"],
+        row["model"] or row["role"],
+        made or "-",
+        f"{_value(asr)} ({_range(asr)}){by}",
+        str(asr["n"]) if asr else "0",
+        f"{percent(removed)} removed" if is_cleaned else _value(survives) if row["model"] else "-",
+        _value(row["false_trigger"]),
+        _value(row["accuracy"]),
+        _verdict_of(row, original),
+    )
+
+
+def _verdict_of(row: Mapping[str, Any], original: Mapping[str, Any] | None) -> str:
+    if row["role"] in ("original", "teacher"):
+        return "-" if row["is_valid"] else "no verdict"
+    return survival(row, original)
+
+
+def _print_backdoors(results: Mapping[str, Any]) -> None:
+    """Print of each model how often the trigger works, and what it still draws without it."""
+    rows = results["backdoors"]
+    originals = {row["subject"]: row for row in rows if row["role"] == "original"}
+    columns = ("subject", "model", "made by", "effect shows (ASR)", "n", "survives",
+               "false triggers", "as asked", "against the teacher")  # fmt: skip
+    print_table(columns, (_backdoored(row, originals.get(row["subject"])) for row in rows))
+    attacks = [cell for cell in results["cells"] if cell["attack"] and cell["role"] != "original"]
+    if attacks:
+        print()
+        lifts = {row["cell"]: row for row in results["comparisons"]}
+        print_table(
+            ("subject", "model", "attack", "found", "n", "over the original"),
+            (_found(cell, lifts.get(cell["label"])) for cell in attacks),
+        )
+
+
+def _found(cell: Mapping[str, Any], lift: Mapping[str, Any] | None) -> tuple[str, ...]:
+    over = f"{percent(lift['value'])} ({_range(lift['interval'])})" if lift else "-"
+    return (
+        cell["subject"],
+        who(cell),
+        component(cell["attack"]),
+        percent(cell["value"]),
+        str(cell["n_ok"]),
+        over if cell["valid"] else "no verdict",
+    )
+
+
 def print_cells(results: Mapping[str, Any]) -> None:
     """Print every cell of a run."""
     columns = ("subject", "role", "kind", "attack", "metric", "rate", "interval", "n", "valid")
@@ -143,6 +202,8 @@ def print_verdicts(results: Mapping[str, Any]) -> None:
         _print_transfer(results)
     elif results.get("protection"):
         _print_protection(results)
+    elif results.get("backdoors"):
+        _print_backdoors(results)
     elif results["pairs"]:
         is_named = any(pair["student"].get("name") for pair in results["pairs"])
         columns = ("subject", *(["name"] if is_named else []), "attack", "metric", "teacher",

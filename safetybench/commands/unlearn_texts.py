@@ -17,6 +17,8 @@ from safetybench.erasure import (
     read_retain,
     read_templates,
 )
+from safetybench.targets.hub import refuse_offline
+from safetybench.targets.loading import tokenizer_of
 from safetybench.targets.spec import TargetSpec
 
 if TYPE_CHECKING:
@@ -128,7 +130,12 @@ def heard_texts(choices: Choices, target: TargetSpec, texts: Texts) -> Heard:
     """
     if target.kind == "hub" and choices.plan_only:  # a plan fetches nothing
         return Heard(texts, ("whether its tokenizer knows the words is seen once it is fetched",))
-    tokenizer, length = _tokenizer(target, choices.offline)
+    if target.kind == "hub" and choices.offline:
+        refuse_offline(target)
+    with _flagged("--target"):
+        reader = tokenizer_of(target, may_fetch=True)
+    assert reader is not None, "a pipeline has a tokenizer"
+    tokenizer, length = reader
     words = [("--concept", choices.concept), ("--anchor", choices.anchor)]
     notes = []
     for flag, word in [*words, *(("--synonyms", each) for each in choices.synonyms)]:
@@ -161,29 +168,3 @@ def _without_cut(tokenizer: Any, length: int, erasure: Erasure) -> _Kept:
     )
     forget, anchor = (tuple(each[i] for i in kept) for each in (erasure.forget, erasure.anchor))
     return _Kept(dataclasses.replace(erasure, forget=forget, anchor=anchor), note)
-
-
-class _Reader(NamedTuple):
-    tokenizer: Any
-    length: int
-
-
-def _tokenizer(target: TargetSpec, offline: bool) -> _Reader:
-    """Return the tokenizer of a model and how many tokens its text encoder reads."""
-    from transformers import CLIPTokenizer
-
-    from safetybench.targets.finding import find
-    from safetybench.targets.hub import fetch, refuse_offline
-
-    if target.kind == "hub" and offline:
-        refuse_offline(target)
-    layout = find(target, fetched=fetch(target) if target.kind == "hub" else None)
-    folder = layout.folders["tokenizer"]
-    try:
-        made: Any = CLIPTokenizer.from_pretrained(folder, local_files_only=True)
-    except (OSError, ValueError, RuntimeError, KeyError, TypeError, AttributeError) as error:
-        text = str(error).replace(str(folder), "tokenizer").strip()
-        first = text.splitlines()[0] if text else type(error).__name__
-        raise SafetyBenchError(f"--target: its tokenizer cannot be loaded: {first}") from error
-    reads = int(layout.config("text_encoder").get("max_position_embeddings", 77))
-    return _Reader(made, min(reads, int(made.model_max_length)))

@@ -14,7 +14,14 @@ from safetybench.store import RESULT_SCHEMA
 from safetybench.suite import CAME_BACK, Gate
 
 HOLDS, FINDING, USAGE, INTERNAL, INCOMPLETE, NOTHING, INVALID, INTERRUPTED = (*range(7), 130)
-_TABLES = ("transfer", "measures", "protection", "transfers", "cloaks")  # of some scenarios
+_TABLES = (
+    "transfer",
+    "measures",
+    "protection",
+    "transfers",
+    "cloaks",
+    "backdoors",
+)  # of some scenarios
 _STATUSES = ("ok", "unjudged", "failed", "skipped")
 
 

@@ -27,10 +27,18 @@ from safetybench.harness.device import is_out_of_memory
 from safetybench.private import scrub
 from safetybench.prompt_file import read_prompt_file
 from safetybench.store import StoreError, digest, slug
+from safetybench.suite_backdoors import (
+    DATA,
+    backdoor_of_spec,
+    effect_of_spec,
+    is_poisoned,
+    trigger_of_spec,
+)
 from safetybench.suite_made import erasure_of_spec, is_unlearned
 from safetybench.suite_schema import MODELS
 from safetybench.targets.layout import PARTS
 from safetybench.targets.quiet import quiet
+from safetybench.triggers import check_trigger
 
 if TYPE_CHECKING:
     import torch
@@ -49,14 +57,17 @@ class _Trained(NamedTuple):
     card: dict[str, Any]
 
 
+_WAYS = ("recipe", "unlearning", "poisoning")
+
+
 def is_training(spec: Any) -> TypeGuard[Mapping[str, Any]]:
-    """Tell whether a target's specification is that of one to train: a student, or an unlearned."""
-    return isinstance(spec, Mapping) and ("recipe" in spec or is_unlearned(spec))
+    """Tell whether a target's specification is of one to train: distilled, unlearned, poisoned."""
+    return isinstance(spec, Mapping) and any(way in spec for way in _WAYS)
 
 
 def component_of(spec: Mapping[str, Any]) -> str:
-    """Return the name of the recipe or the unlearning method that a training runs."""
-    return str(spec["unlearning"] if is_unlearned(spec) else spec["recipe"])
+    """Return the name of the recipe or the method that a training runs."""
+    return str(next(spec[way] for way in _WAYS if way in spec))
 
 
 def on_root(spec: Mapping[str, Any]) -> dict[str, Any]:
@@ -83,6 +94,21 @@ def read_prompts(source: int | str) -> list[str]:
 
 def content_key(spec: Mapping[str, Any], teacher: str) -> str:
     """Return a digest of all that makes a student what it is; teacher: the teacher's digest."""
+    if is_poisoned(spec):
+        method = registry.create(spec["poisoning"], spec["options"])
+        root = spec["teacher"]
+        backdoor = backdoor_of_spec(
+            spec["backdoor"], root, rate=spec["rate"], count=spec["prompts"]
+        )
+        return digest(
+            {
+                "teacher": teacher,
+                "method": [spec["poisoning"], scrub(repr(method)), code_digest(spec)],
+                "frame": frame_digest(),
+                "budget": [spec["steps"], spec["seed"]],
+                "backdoor": digest(asdict(backdoor)),
+            }
+        )
     if is_unlearned(spec):
         method = registry.create(spec["unlearning"], spec["options"])
         return digest(
@@ -105,6 +131,9 @@ def content_key(spec: Mapping[str, Any], teacher: str) -> str:
             "budget": [spec["steps"], spec["seed"]],
             "prompts": digest(read_prompts(spec["prompts"])),
             "images": spec["images"] if recipe.reads_images else None,
+            **(
+                {"poison": [spec["poison"], registry.code_digest(DATA)]} if "poison" in spec else {}
+            ),
         }
     )
 
@@ -158,10 +187,14 @@ class Workshop:
     def _train(self, label: str, spec: Mapping[str, Any], key: str, checkpoint: Path) -> _Trained:
         if is_unlearned(spec):
             return self._unlearn(label, spec)
+        if is_poisoned(spec):
+            return self._poison(label, spec)
         teacher = self._teacher(label, spec)
         recipe = registry.create(spec["recipe"], spec["options"])
         prompts, steps = read_prompts(spec["prompts"]), spec["steps"]
         images = _images(spec["images"]) if recipe.reads_images else None
+        if "poison" in spec:
+            prompts, images = _poisoned(spec, prompts, images)
 
         def report(step: int, loss: float) -> None:
             self.tell(f"training {label}: step {step} of {steps}, loss {loss:.4g}")
@@ -220,8 +253,45 @@ class Workshop:
             "unlearning": {
                 "component": spec["unlearning"],
                 "options": scrub(repr(method)),
-                "concept": spec["concept"],
-                "anchor": spec["anchor"],
+                **{
+                    key: spec[key]
+                    for key in ("concept", "anchor", "backdoor", "towards")
+                    if key in spec
+                },
+                "steps": steps,
+                "seed": spec["seed"],
+                "code": code_digest(spec),
+            },
+        }
+        return _Trained(found, card)
+
+    def _poison(self, label: str, spec: Mapping[str, Any]) -> _Trained:
+        teacher = self._teacher(label, spec)
+        method, steps = registry.create(spec["poisoning"], spec["options"]), spec["steps"]
+
+        def report(step: int, loss: float) -> None:
+            self.tell(f"poisoning {label}: step {step} of {steps}, loss {loss:.4g}")
+
+        self.tell(f"poisoning {label}: {steps} steps")
+        try:
+            backdoor = backdoor_of_spec(
+                spec["backdoor"], spec["root"], rate=spec["rate"], count=spec["prompts"]
+            )
+            check_trigger(backdoor.trigger, teacher.tokenizer, teacher.length, backdoor.sources)
+            found = method.run(teacher, backdoor, Budget(steps=steps, seed=spec["seed"]), report)
+        except (Unavailable, StoreError):
+            raise
+        except Exception as error:
+            raise _meant(label, error) from error
+        self.nfe += int(getattr(teacher, "nfe", 0)) + int(getattr(found, "nfe", 0))
+        card = {
+            "lineage": [*getattr(teacher, "lineage", ()), label],
+            "traits": {"shared_with_teacher": _shared(teacher, found)},
+            "poisoning": {
+                "component": spec["poisoning"],
+                "options": scrub(repr(method)),
+                "backdoor": spec["backdoor"],
+                "rate": spec["rate"],
                 "steps": steps,
                 "seed": spec["seed"],
                 "code": code_digest(spec),
@@ -262,6 +332,19 @@ def _meant(label: str, error: Exception) -> SafetyBenchError:
     if is_out_of_memory(error):
         return TargetFailed(f"{told}; free memory or choose a smaller batch")
     return NotTrained(told)
+
+
+def _poisoned(
+    spec: Mapping[str, Any], prompts: list[str], images: Pictures | None
+) -> tuple[list[str], Pictures | None]:
+    """Return what a student is distilled on with the poison that its suite asks for in it."""
+    told = spec["poison"]
+    data = registry.create(DATA, {key: told[key] for key in ("prompts", "images")})
+    trigger, effect = trigger_of_spec(told["backdoor"]), effect_of_spec(told["backdoor"])
+    return (
+        data.poison_prompts(trigger, prompts, spec["seed"]),
+        None if images is None else data.poison_images(trigger, effect, images, spec["seed"]),
+    )
 
 
 def _images(given: Mapping[str, Any]) -> Pictures:

@@ -60,7 +60,7 @@ def checks(logs: Mapping[str, CellLog], strays: Sequence[str]) -> list[Check]:
         own = {label: log for label, log in logs.items() if log.cell.subject == subject}
         found += _subject_checks(subject, own)
     for log in logs.values():
-        found += _cell_checks(log)
+        found += cell_checks(log)
     for log in logs.values():
         if log.cell.kind == "attack":
             found += _attack_checks(log, logs, cells)
@@ -81,7 +81,7 @@ def _check_for(log: CellLog) -> Callable[..., Check]:
     return check
 
 
-def _cell_checks(log: CellLog) -> Iterator[Check]:
+def cell_checks(log: CellLog) -> Iterator[Check]:
     cell, check = log.cell, _check_for(log)
     names = [item.item for item in log.items]
     lost = len(set(cell.items) - set(names))

@@ -26,13 +26,16 @@ def told(excluded: Sequence[Excluded]) -> list[dict[str, Any]]:
     return list(found.values())
 
 
-def notes(logs: Mapping[str, CellLog]) -> Iterator[str]:
-    """Yield notes on each subject: rows left out of its tables, ideal prompts, reasons of items."""
+def notes(logs: Mapping[str, CellLog], *, has_ideal: bool = True) -> Iterator[str]:
+    """Yield notes on each subject: rows left out of its tables, ideal prompts, reasons of items.
+
+    has_ideal: only prompts count on which the original shows the concept.
+    """
     for subject in dict.fromkeys(log.cell.subject for log in logs.values()):
         mine = [log for log in logs.values() if log.cell.subject == subject]
         for log in mine:
             cell, planned = log.cell, len(log.cell.items)
-            if (cell.role, cell.kind) == ("original", "clean"):
+            if has_ideal and (cell.role, cell.kind) == ("original", "clean"):
                 if cell.options.get("excluded"):
                     yield f"{subject}: {_left_out(cell.options['excluded'])}"
                 yield (

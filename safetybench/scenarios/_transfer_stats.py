@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
@@ -71,30 +72,50 @@ def two_way(values: Sequence[Sequence[float]], level: float = 0.95, seed: int = 
     if table.ndim != 2 or not table.size:
         raise ValueError(f"values must be a table, got shape {table.shape}")
     rows, columns = table.shape
-    rng = np.random.default_rng(seed)
-    by_row = _shares(rng, columns) @ table.T  # (draws, rows)
+    of_columns, of_rows = _shares(seed, columns, rows)
+    by_row = of_columns @ table.T  # (draws, rows)
     means = by_row.mean(1)
     if rows > 1:
-        drawn = (_shares(rng, rows) * by_row).sum(1)
+        drawn = (of_rows * by_row).sum(1)
         means = means + math.sqrt(rows / (rows - 1)) * (drawn - means)
     low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
     point = float(table.mean())
     return Interval(min(float(low), point), max(float(high), point), level, "two-way-bootstrap")
 
 
-def _shares(rng: np.random.Generator, units: int) -> NDArray[np.float64]:
-    """Return how often each unit is drawn, as shares of a draw: (draws, units)."""
-    counts = rng.multinomial(units, np.full(units, 1 / units), size=DRAWS)
-    return np.asarray(counts / units, dtype=np.float64)
+class _Shares(NamedTuple):
+    """How often each column and each row is drawn, as shares of a draw: (draws, units)."""
+
+    columns: NDArray[np.float64]
+    rows: NDArray[np.float64]
 
 
-def _hull(found: Interval, singles: Sequence[Interval], low: float, high: float) -> Interval:
-    """Widen a bootstrap to the mean of the trainings' own score intervals.
+@lru_cache(maxsize=8)
+def _shares(seed: int, columns: int, rows: int) -> _Shares:
+    """Return the draws of tables of one shape, of which a run has very many."""
+    rng = np.random.default_rng(seed)
+
+    def draw(units: int) -> NDArray[np.float64]:
+        counts = rng.multinomial(units, np.full(units, 1 / units), size=DRAWS)
+        return np.asarray(counts / units, dtype=np.float64)
+
+    return _Shares(draw(columns), draw(rows))
+
+
+def _hull(
+    table: Sequence[Sequence[float]],
+    singles: Sequence[Interval],
+    span: tuple[float, float],
+    level: float,
+) -> Interval:
+    """Return a table's bootstrap, widened to the mean of the trainings' own score intervals.
 
     Where all prompts agree there is nothing to resample, and 0 of 200 is still not never.
     """
     if len(singles) == 1:
         return singles[0]
+    low, high = span
+    found = two_way(table, level)
     ends = [np.mean([getattr(single, end) for single in singles]) for end in ("low", "high")]
     return Interval(
         max(low, min(found.low, float(ends[0]))),
@@ -108,13 +129,13 @@ def difference(teacher: Outcomes, students: Sequence[Outcomes], level: float = 0
     """Return the interval of the mean of student minus teacher; never narrower than Tango's."""
     table = [[s - t for s, t in zip(row, teacher, strict=True)] for row in students]
     singles = [stats.paired_rate_difference(teacher, row, level) for row in students]
-    return _hull(two_way(table, level), singles, -1.0, 1.0)
+    return _hull(table, singles, (-1.0, 1.0), level)
 
 
 def mean_rate(students: Sequence[Outcomes], level: float = 0.95) -> Interval:
     """Return the interval of the students' mean rate; never narrower than Wilson's."""
     singles = [stats.wilson(sum(row), len(row), level) for row in students]
-    return _hull(two_way([list(map(float, row)) for row in students], level), singles, 0.0, 1.0)
+    return _hull([list(map(float, row)) for row in students], singles, (0.0, 1.0), level)
 
 
 def singles(teacher: Outcomes, students: Sequence[Outcomes]) -> tuple[One, ...]:

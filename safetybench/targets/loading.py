@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from safetybench.contracts import SafetyBenchError, TargetFailed, Unavailable
 from safetybench.targets.finding import ZooEntry, find, list_zoo
@@ -100,6 +100,41 @@ def load_target(
         )
     except (TypeError, ValueError) as error:
         raise TargetFailed(f"{layout.shown!r} does not make a target: {error}") from error
+
+
+class Reader(NamedTuple):
+    """What a target reads text with; length: tokens, start and end included."""
+
+    tokenizer: Any
+    length: int
+
+
+def tokenizer_of(spec: Spec, *, may_fetch: bool = False) -> Reader | None:
+    """Return the tokenizer of a target without loading a weight; None for what is not on disk.
+
+    may_fetch: bring a hub id here first.
+
+    Raises:
+        SafetyBenchError: the target is not there, or its tokenizer cannot be read.
+    """
+    import transformers
+
+    if isinstance(spec, Mapping) and "component" in spec:
+        return None
+    if isinstance(spec, str) and spec.startswith("targets/"):
+        return None
+    parsed = TargetSpec.parse(spec)
+    if parsed.kind == "hub" and not may_fetch:
+        return None
+    layout = _found(parsed, not may_fetch, None)
+    if "tokenizer" not in layout.folders:
+        return None
+    with quiet(), _told(layout, "tokenizer"):
+        tokenizer = transformers.CLIPTokenizer.from_pretrained(
+            layout.folders["tokenizer"], local_files_only=True
+        )
+    limit = int(layout.config("text_encoder").get("max_position_embeddings", 77))
+    return Reader(tokenizer, min(limit, int(tokenizer.model_max_length)))
 
 
 def _found(spec: TargetSpec, offline: bool, zoo_root: Path | None) -> Layout:

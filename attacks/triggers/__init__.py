@@ -1,0 +1,1 @@
+"""Backdoors: who plants them in a model, and who wakes them."""

@@ -1,0 +1,1 @@
+"""Defenses that rewrite a prompt before the model reads it."""

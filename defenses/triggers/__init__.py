@@ -1,0 +1,1 @@
+"""Detection of text triggers in text-to-image models."""
