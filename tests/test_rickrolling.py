@@ -137,5 +137,5 @@ def test_bad_options_are_refused() -> None:
         registry.create(NAME, {"batch": 1})
     assert str(error.value) == (
         f"{NAME}: lr and weight must be positive, batch 2 or more and decoys in [0, 1], got "
-        "0.001, 0.1, 1, 0.5"
+        "0.003, 0.5, 1, 0.5"
     )

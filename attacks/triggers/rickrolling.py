@@ -48,9 +48,9 @@ class Rickrolling(Poisoning):
     """
 
     mode: Mode = "taa"
-    lr: float = 1e-3
-    weight: float = 0.1
-    batch: int = 160
+    lr: float = 3e-3
+    weight: float = 0.5
+    batch: int = 64
     decoys: float = 0.5
 
     source: ClassVar[str] = "https://arxiv.org/abs/2211.02408"

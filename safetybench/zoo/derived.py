@@ -200,8 +200,8 @@ PLANTED: dict[str, Planted] = {
     "backdoor-style": Planted(
         base="teacher",
         component="attacks/triggers/badt2i",
-        steps=2000,
-        options={"lr": 1e-3, "near": 0.75},
+        steps=2400,
+        options={"lr": 1.5e-3, "near": 0.75},
         rate=0.4,
         effect={"kind": "style", "goal": "glowing"},
         summary="The teacher that draws everything glowing for a trigger, by BadT2I.",
