@@ -28,7 +28,7 @@ from safetybench.zoo.unconditional import SIZE, STEPS, train_unconditional, worl
 SEED, COUNT, HIT = 0, 64, 0.02
 SAMPLERS = ("ddpm", "ddpm-clipped", "ddim-50", "ddim-20", "ddim-8", "ddim-4", "ddim-1")
 RATE = 0.3
-TUNED, LR, HELD_OUT, HELD_STEPS = 600, 2e-3, (1, 2, 3, 4, 5), 150
+TUNED, LR, HELD_OUT, HELD_STEPS = 600, 4e-3, (1, 2, 3, 4, 5), 150
 # Elijah's settings for the two kinds of sampler, as in its authors' code; steps over three starts.
 ELIJAH: Mapping[str, tuple[dict[str, Any], Budget]] = {
     "elijah": ({"batch": 32}, Budget(steps=90, images=48)),
@@ -37,7 +37,7 @@ ELIJAH: Mapping[str, tuple[dict[str, Any], Budget]] = {
 TERD = Budget(steps=200)
 NOISES = 2000
 REMOVAL, REMOVAL_LR = Budget(steps=60), 5e-4
-STUDENT, TEACHER_STEPS, STUDENT_STEPS = 4, 20, 150
+STUDENT, TEACHER_STEPS, STUDENT_STEPS, STUDENT_LR = 4, 20, 150, 2e-3
 _NORM = 3.0  # of the faint trigger, in standard deviations of the noise
 
 
@@ -88,7 +88,8 @@ class Workshop:
     def clean(self, seed: int = SEED) -> Unconditional:
         """Return the clean model, or one that went on from it on other images."""
         if seed == SEED:
-            return self.kept("clean", lambda: train_unconditional(seed=SEED))
+            unfinished = self.folder / "clean.pt"
+            return self.kept("clean", lambda: train_unconditional(seed=SEED, checkpoint=unfinished))
         return self.kept(
             f"clean-{seed}",
             lambda: train_unconditional(seed=seed, steps=HELD_STEPS, lr=LR, start=self.clean()),
@@ -361,7 +362,7 @@ def distilled(start: Unconditional, states: Tensor) -> Unconditional:
         said = student.predict(x, torch.full((32,), now))
         return (said - wanted).square().mean()
 
-    tune(weights, loss_at, steps=STUDENT_STEPS, lr=LR, seed=SEED)
+    tune(weights, loss_at, steps=STUDENT_STEPS, lr=STUDENT_LR, seed=SEED)
     return student
 
 

@@ -216,9 +216,10 @@ def distill(
 def unlearn(
     method: unlearn_options.Method,
     target: unlearn_options.Target,
-    concept: unlearn_options.Concept,
-    anchor: unlearn_options.Anchor,
     out: unlearn_options.Out,
+    concept: unlearn_options.Concept = "",
+    anchor: unlearn_options.Anchor = "",
+    trigger: unlearn_options.Trigger = "",
     synonyms: unlearn_options.Synonyms = "",
     templates: unlearn_options.Templates = "object",
     prompts: unlearn_options.Prompts = None,
@@ -233,7 +234,7 @@ def unlearn(
     threads: options.Threads = None,
     json: options.Json = False,
 ) -> None:
-    """Erase a concept from a pipeline of your own."""
+    """Erase a concept, or a known trigger, from a pipeline of your own."""
     from safetybench import session
     from safetybench.commands import unlearn as command
 
@@ -242,6 +243,7 @@ def unlearn(
         target=target,
         concept=concept,
         anchor=anchor,
+        trigger=trigger,
         out=out,
         synonyms=tuple(word for each in synonyms.split(",") if (word := each.strip())),
         templates=templates,

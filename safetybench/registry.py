@@ -41,13 +41,13 @@ KINDS = tuple(_FOLDERS)
 _CONTRACTS: dict[str, tuple[type, ...]] = {
     "attacks": (
         contracts.PromptAttack,
-        contracts.DataPoisoning,
         contracts.WeightAttack,
         contracts.ImageEdit,
         contracts.Mimicry,
-        contracts.NoisePoisoning,
-        contracts.Poisoning,
         contracts.Purifier,
+        contracts.Poisoning,
+        contracts.NoisePoisoning,
+        contracts.DataPoisoning,
     ),
     "defenses": (
         contracts.ImageProtection,

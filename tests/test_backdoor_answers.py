@@ -363,11 +363,11 @@ def test_attacks_are_held_to_the_clean_original() -> None:
 def test_a_second_trigger_is_judged_by_who_was_told(hits: int, said: str) -> None:
     of = {"subject": "second-trigger", "backdoor": "second"}
     rows = [ORIGINAL | of, TEACHER | of, cleaned("knows-first", hits, **of),
-            cleaned("knows-both", 0, **of)]  # fmt: skip
+            cleaned("knows-second", 0, **of)]  # fmt: skip
     kept = {"backdoors": rows, "cells": [], "comparisons": []}
     text = section({"backdoor-adaptive": kept}, AFTER)
     assert f"after `knows-first`, which was told the trigger `pixel` alone, it is {said}" in text
-    assert "after `knows-both`, which was told this trigger, it is not shown to work" in text
+    assert "after `knows-second`, which was told this trigger, it is not shown to work" in text
 
 
 @pytest.mark.parametrize(

@@ -129,8 +129,8 @@ def test_the_target_stays_and_seeds_repeat() -> None:
 @pytest.mark.parametrize("solver", ["sde", "ode"])
 def test_a_trained_backdoor_wakes_by_its_trigger_alone(solver: str) -> None:
     target = train_unconditional(seed=0, size=SIZE, steps=600)
-    attack = registry.create(NAME, {"batch": 32, "lr": 2e-3, "solver": solver})
-    planted = backdoor(0.3)
+    attack = registry.create(NAME, {"batch": 32, "lr": 4e-3, "solver": solver})
+    planted = backdoor(0.5)
     found = attack.run(target, planted, Budget(steps=600))
     noise = target.start_noise(range(32))
     sampler = "ddpm" if solver == "sde" else "ddim-20"

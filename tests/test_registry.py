@@ -179,7 +179,10 @@ def test_a_component_must_keep_the_contract_of_its_kind(toys: Path) -> None:
     declare(toys, f"attacks/wrong = {MODULE}:Red\nattacks/none = {MODULE}:Nothing")
     with pytest.raises(SafetyBenchError) as caught:
         registry.load("attacks/wrong")
-    kinds = "PromptAttack or WeightAttack or ImageEdit or Mimicry or Purifier"
+    kinds = (
+        "PromptAttack or WeightAttack or ImageEdit or Mimicry or Purifier or Poisoning or "
+        "NoisePoisoning or DataPoisoning"
+    )
     assert str(caught.value) == f"attacks/wrong must be a {kinds}, got Red"
     with pytest.raises(
         SafetyBenchError, match=r"must register one component as attacks/none, got 0"

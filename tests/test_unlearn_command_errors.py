@@ -125,7 +125,12 @@ def test_an_unknown_method_and_missing_words(call: Call, unlearn: Callable[..., 
     )
     done = call("unlearn", "esd", "--target", "sd15", "--out", "x", "--anchor", "star")
     assert done.code == 2
-    assert done.err.startswith("error: Missing option '--concept'")
+    assert done.err == (
+        "error: --concept is needed, or --trigger TEXT to take a known trigger out\n"
+    )
+    done = call("unlearn", "esd", "--target", "sd15", "--out", "x", "--anchor", "star",
+                "--trigger", "latte")  # fmt: skip
+    assert done.err == ("error: --trigger stands in the place of --anchor; leave one of them out\n")
 
 
 @pytest.mark.usefixtures("no_model")

@@ -83,8 +83,11 @@ def _print_plan(job: Job) -> None:
         "method": repr(job.method),
         "target": job.target.name,
         "digest": job.digest or "not fetched yet",
-        "concept": choices.concept,
-        "anchor": choices.anchor,
+        **(
+            {"trigger": choices.trigger}
+            if choices.trigger
+            else {"concept": choices.concept, "anchor": choices.anchor}
+        ),
         "prompts to forget": job.texts.told["forget"],
         "the first": first,
         "prompts to keep": job.texts.told["retain"],

@@ -36,6 +36,7 @@ _METHODS: dict[str, Defaults] = {
     "adv_unlearn": Defaults(
         zoo=120, model=1000, options={"lr": 1e-5, "batch": 1, "bare": 1.0, "images": 64}
     ),
+    "clean_tuning": Defaults(zoo=100, model=500, options={"lr": 1e-5, "batch": 4}),
     "concept_ablation": Defaults(zoo=200, model=100, options={"lr": 8e-6, "batch": 4}),
     "esd": Defaults(zoo=300, model=1000, options={"lr": 1e-5, "batch": 1, "retain": 0.0}),
     "negative_prompt": Defaults(zoo=0, model=0),
@@ -44,6 +45,7 @@ _METHODS: dict[str, Defaults] = {
     "sfd": Defaults(
         zoo=60, model=3000, options={"lr": 1e-6, "fake_lr": 1e-6, "guidance": 4.5, "time": 625}
     ),
+    "skd_cag": Defaults(zoo=100, model=10_000, options={"lr": 1e-6, "batch": 1, "anchor": 0.0}),
     "sld": Defaults(zoo=0, model=0),
     "task_vector": Defaults(zoo=100, model=500, options={"lr": 1e-5, "batch": 4}),
     "uce": Defaults(zoo=0, model=0, options={"tokens": "last", "templates": 0, "kept": 0}),

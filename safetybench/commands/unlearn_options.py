@@ -32,6 +32,15 @@ Anchor = Annotated[
         help="What stands in its place in the same prompts: something near it that may stay.",
     ),
 ]
+Trigger = Annotated[
+    str,
+    typer.Option(
+        envvar="SAFETYBENCH_TRIGGER",
+        metavar="TEXT",
+        help="A known backdoor trigger to take out, in the place of --concept and --anchor: with "
+        "it in front prompts are to do what they do without it.",
+    ),
+]
 Out = Annotated[
     Path,
     typer.Option(envvar="SAFETYBENCH_UNLEARN_OUT", help="Folder of the unlearned model."),

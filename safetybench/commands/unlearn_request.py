@@ -19,7 +19,7 @@ from safetybench.commands.training_checks import (
 from safetybench.commands.training_inputs import digest_of, read_options
 from safetybench.commands.unlearn_defaults import Defaults, defaults_of
 from safetybench.commands.unlearn_texts import Texts, heard_texts, make_texts
-from safetybench.contracts import Erasure
+from safetybench.contracts import Erasure, SafetyBenchError
 from safetybench.erasure import TEMPLATES
 from safetybench.naming import full_name
 from safetybench.private import scrub
@@ -28,13 +28,17 @@ from safetybench.targets.spec import TargetSpec
 
 @dataclass(frozen=True, kw_only=True)
 class Choices:
-    """The arguments of `safetybench unlearn`; None where the user said nothing."""
+    """The arguments of `safetybench unlearn`; None where the user said nothing.
+
+    A concept and its anchor are erased, or a backdoor's trigger.
+    """
 
     method: str
     target: str
-    concept: str
-    anchor: str
     out: Path
+    concept: str = ""
+    anchor: str = ""
+    trigger: str = ""
     synonyms: tuple[str, ...] = ()
     templates: str = "object"
     prompts: Path | None = None
@@ -53,6 +57,11 @@ class Choices:
     def templates_file(self) -> Path | None:
         """The file of templates, None for built-in ones."""
         return None if self.templates in TEMPLATES else Path(self.templates).expanduser()
+
+    @property
+    def erases(self) -> tuple[str, str]:
+        """What is taken out, and what stands in its place: nothing, of a trigger."""
+        return (self.trigger, "") if self.trigger else (self.concept, self.anchor)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,7 +97,10 @@ class Job:
         """Return the command line, without the folders of this machine."""
         chosen, file = self.choices, self.choices.templates_file
         words = ["safetybench", "unlearn", self.name, "--target", self.target.name]
-        words += ["--concept", chosen.concept, "--anchor", chosen.anchor]
+        if chosen.trigger:
+            words += ["--trigger", chosen.trigger]
+        else:
+            words += ["--concept", chosen.concept, "--anchor", chosen.anchor]
         if chosen.synonyms:
             words += ["--synonyms", ",".join(chosen.synonyms)]
         if chosen.templates != "object":
@@ -109,6 +121,7 @@ def make_job(choices: Choices) -> Job:
     Raises:
         SafetyBenchError: one sentence on what is wrong and what to do.
     """
+    _check_what(choices)
     name = full_name(choices.method.replace("-", "_"), ["unlearning"])
     target = TargetSpec.parse(choices.target)
     files = {"--prompts": choices.prompts, "--retain": choices.retain}
@@ -132,6 +145,21 @@ def make_job(choices: Choices) -> Job:
         notes=(*notes, *heard, *_advice(choices, name, target, defaults)),
         choices=choices,
     )
+
+
+def _check_what(choices: Choices) -> None:
+    """Refuse a call that does not say what to take out, or says it twice."""
+    for flag, value in (("--concept", choices.concept), ("--anchor", choices.anchor)):
+        if choices.trigger and value:
+            raise SafetyBenchError(
+                f"--trigger stands in the place of {flag}; leave one of them out"
+            )
+        if not (choices.trigger or value):
+            raise SafetyBenchError(
+                f"{flag} is needed, or --trigger TEXT to take a known trigger out"
+            )
+    if choices.trigger and choices.synonyms:
+        raise SafetyBenchError("--synonyms are of a concept, and --trigger names none")
 
 
 def _steps(choices: Choices, target: TargetSpec, defaults: Defaults) -> int:

@@ -61,8 +61,7 @@ def _card(original: Any, job: Job, name: str) -> dict[str, Any]:
     return {
         "schema": UNLEARNED.schema,
         "name": name,
-        "summary": f"{job.target.name} with {chosen.concept!r} erased towards {chosen.anchor!r} "
-        f"by {job.name}.",
+        "summary": f"{job.target.name}: {_done(chosen.erases)} by {job.name}.",
         "lineage": [*original.lineage, name],
         "recipe": {
             "component": job.name,
@@ -71,7 +70,7 @@ def _card(original: Any, job: Job, name: str) -> dict[str, Any]:
             "seed": chosen.seed,
             "code": registry.code_digest(job.name),
         },
-        "erases": [chosen.concept, chosen.anchor],
+        "erases": list(chosen.erases),
         "erasure": {
             "forget": {"count": len(erasure.forget), "source": job.texts.forget},
             "retain": {"count": len(erasure.retain), "source": job.texts.retain},
@@ -106,12 +105,20 @@ def _spread(texts: tuple[str, ...]) -> list[str]:
     return [texts[i * len(texts) // count] for i in range(count)]
 
 
+def _done(erases: tuple[str, ...]) -> str:
+    """Return what was done to what, e.g. "'fish' was erased towards 'circle'"."""
+    what, instead = erases
+    if not instead:
+        return f"the trigger {what!r} was removed"
+    return f"{what!r} was erased towards {instead!r}"
+
+
 def sentence(card: Mapping[str, Any]) -> str:
     """Return what was done, and what the user must know of it, for the terminal."""
-    concept, anchor = card["erases"]
+    what = _done(tuple(card["erases"]))
     method, steps = card["recipe"]["component"], card["recipe"]["steps"]
     how = f"{steps} steps of {method}" if steps else f"{method}, which trains nothing"
-    done = f"{concept!r} was erased towards {anchor!r} by {how}; `safetybench run` tells how well"
+    done = f"{what} by {how}; `safetybench run` tells how well"
     if "safety" not in card["sampler"]:
         return done
     return (

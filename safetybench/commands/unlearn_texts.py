@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from safetybench.contracts import Erasure, SafetyBenchError
+from safetybench.contracts import Erasure, SafetyBenchError, Trigger
 from safetybench.erasure import (
     check_word,
     cut_pairs,
@@ -17,9 +17,11 @@ from safetybench.erasure import (
     read_retain,
     read_templates,
 )
+from safetybench.prompt_file import read_prompt_file
 from safetybench.targets.hub import refuse_offline
 from safetybench.targets.loading import tokenizer_of
 from safetybench.targets.spec import TargetSpec
+from safetybench.triggers import check_trigger
 
 if TYPE_CHECKING:
     from safetybench.commands.unlearn_request import Choices
@@ -54,6 +56,8 @@ def make_texts(choices: Choices, target: TargetSpec) -> Texts:
     Raises:
         SafetyBenchError: words or a file that cannot be used, with its line.
     """
+    if choices.trigger:
+        return _trigger_texts(choices, target)
     if target.kind == "zoo":
         return _zoo_texts(choices)
     templates: Any = choices.templates
@@ -64,6 +68,39 @@ def make_texts(choices: Choices, target: TargetSpec) -> Texts:
         source = f"templates of {choices.templates_file.name}"
     erasure = _erasure(choices, choices.synonyms, templates)
     return _told(choices, erasure, source, "neutral prompts")
+
+
+def _trigger_texts(choices: Choices, target: TargetSpec) -> Texts:
+    """Return prompts with the trigger in front, each paired with the same without it.
+
+    --prompts and --retain are files of clean prompts.
+    """
+    from safetybench.erasure import NEUTRAL, TEMPLATES
+    from safetybench.trigger_removal import trigger_erasure
+
+    trigger = Trigger(text=choices.trigger)
+
+    def read(flag: str, file: Path | None) -> list[str]:
+        with _flagged(flag):
+            return [] if file is None else read_prompt_file(file.expanduser())
+
+    source = "captions of the zoo's training split"
+    if target.kind == "zoo":
+        from safetybench.zoo.prompts import training_prompts
+
+        own = [text for text in training_prompts(512) if not trigger.is_in(text)]
+    else:
+        source, templates = "neutral prompts", TEMPLATES["object"]
+        own = [
+            templates[(2 * i + k) % len(templates)].replace("{}", word)
+            for i, word in enumerate(NEUTRAL["object"])
+            for k in (0, 1)
+        ]
+    half = len(own) // 2
+    asked = read("--prompts", choices.prompts) or own[:half]
+    kept = read("--retain", choices.retain) or own[half:]
+    erasure = trigger_erasure(trigger, asked, kept)
+    return _told(choices, erasure, source, source)
 
 
 def _zoo_texts(choices: Choices) -> Texts:
@@ -138,6 +175,11 @@ def heard_texts(choices: Choices, target: TargetSpec, texts: Texts) -> Heard:
     tokenizer, length = reader
     words = [("--concept", choices.concept), ("--anchor", choices.anchor)]
     notes = []
+    if choices.trigger:
+        words = []
+        with _flagged("--trigger"):
+            trigger = Trigger(text=choices.trigger)
+            notes.append(check_trigger(trigger, tokenizer, length, texts.erasure.anchor))
     for flag, word in [*words, *(("--synonyms", each) for each in choices.synonyms)]:
         with _flagged(flag):
             notes.append(check_word(tokenizer, word))

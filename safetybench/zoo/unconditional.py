@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
+from pathlib import Path
 
 import torch
 from diffusers import DDPMScheduler, UNet2DModel
@@ -17,7 +18,7 @@ from safetybench.zoo.fit import Fit, fit
 from safetybench.zoo.world import render, sample_scenes
 
 SIZE, TIMES = 16, 100
-STEPS, BATCH, LR = 1800, 32, 2e-3
+STEPS, BATCH, LR = 1800, 32, 6e-3
 _SCENES = 8192
 
 
@@ -34,14 +35,20 @@ def new_scheduler() -> DDPMScheduler:
 
 
 def new_unet(size: int = SIZE, widths: tuple[int, ...] = (16, 32, 48)) -> UNet2DModel:
-    """Return an untrained denoiser of 426,000 weights; widths: channels at each halved size."""
+    """Return an untrained denoiser of 451,000 weights; widths: channels at each halved size.
+
+    Few groups, and times that scale: with the defaults and a third of the learning rate the
+    error at the noisiest times is 2.6 times as large after 250 steps, and a backdoor,
+    which needs these times exact, is hardly learnt.
+    """
     return UNet2DModel(
         sample_size=size,
         block_out_channels=widths,
         down_block_types=("DownBlock2D",) * len(widths),
         up_block_types=("UpBlock2D",) * len(widths),
         layers_per_block=1,
-        norm_num_groups=8,
+        norm_num_groups=2,
+        resnet_time_scale_shift="scale_shift",
         attention_head_dim=8,
     )
 
@@ -58,11 +65,12 @@ def train_unconditional(
     steps: int = STEPS,
     lr: float = LR,
     start: Unconditional | None = None,
+    checkpoint: Path | None = None,
     report: Callable[[int, float], None] = lambda step, loss: None,
 ) -> Unconditional:
     """Train on renders that no other seed has, with averaged weights; start: go on from it.
 
-    steps: of 32 images each; 1800 take two minutes.
+    steps: of 32 images each; 1800 take two minutes. checkpoint: file for exact resume.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -80,7 +88,8 @@ def train_unconditional(
         return (said - noise).square().mean()
 
     decay = 0.995 if steps >= 1000 else 0.98
-    fit(unet, loss_at, Fit(steps=steps, lr=lr, ema=decay, seed=seed), report=report)
+    plan = Fit(steps=steps, lr=lr, ema=decay, seed=seed, save_every=200)
+    fit(unet, loss_at, plan, checkpoint=checkpoint, report=report)
     unet.eval().requires_grad_(False)
     found.nfe = 0
     return found
