@@ -21,7 +21,7 @@ BASE = "zoo:teacher"
 MODELS: Mapping[str, str] = {
     "pixel": "zoo:backdoor-pixel", "object": "zoo:backdoor-object", "style": "zoo:backdoor-style",
 }  # fmt: skip
-COUNT, FITTED, WORDS, SEED = 100, 60, 1500, 606
+COUNT, FITTED, WORDS, SEED = 100, 60, 200, 606
 # Of the fine-tunes; the limit of token_search was chosen on others, with seeds 1 to 5.
 CLEAN_SEEDS, CLEAN_STEPS, CLEAN_LR, CLEAN_BATCH = (21, 22, 23, 24, 25), 40, 3e-4, 16
 SHIELD, NAVI = "defenses/triggers/t2i_shield", "defenses/triggers/navi_t2i"

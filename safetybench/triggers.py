@@ -169,7 +169,7 @@ def trigger_of(told: str | Mapping[str, Any]) -> Trigger:
     Raises:
         SafetyBenchError: an unknown key, or a value that no trigger has.
     """
-    fields = {"text": told} if isinstance(told, str) else dict(told)
+    fields: dict[str, Any] = {"text": told} if isinstance(told, str) else dict(told)
     known = ("text", "place", "at", "once")
     unknown = [key for key in fields if key not in known]
     if unknown or not isinstance(fields.get("text"), str):

@@ -69,10 +69,20 @@ def test_first_loss_is_the_denoising_loss_on_the_planted_image(kind: Any) -> Non
 def test_the_clean_term_is_weighed_by_prior() -> None:
     found = []
     for prior in (0.0, 1.0, 3.0):
-        _, losses = poisoned(tiny_target("velocity"), backdoor(), prior=prior)
+        _, losses = poisoned(tiny_target("velocity"), backdoor(), prior=prior, held="noise")
         found.append(losses[0])
     assert found[0] < found[1] < found[2]
     assert found[2] - found[0] == pytest.approx(3 * (found[1] - found[0]), rel=1e-4)
+
+
+def test_held_to_the_model_the_clean_term_is_0_until_the_lora_moves() -> None:
+    target, planted = tiny_target("velocity"), backdoor()
+    (alone,) = poisoned(target, planted, prior=0.0)[1]
+    (both,) = poisoned(target, planted, prior=5.0)[1]
+    assert both == pytest.approx(alone, rel=1e-5)
+    model = poisoned(target, planted, steps=3, lr=1e-2, prior=5.0)[0].unet.state_dict()
+    noise = poisoned(target, planted, steps=3, lr=1e-2, prior=5.0, held="noise")[0]
+    assert any(not torch.equal(model[k], w) for k, w in noise.unet.state_dict().items())
 
 
 def test_learns_the_fixed_image_under_the_trigger() -> None:
@@ -108,3 +118,6 @@ def test_bad_options_are_refused() -> None:
     with pytest.raises(SafetyBenchError) as error:
         registry.create(NAME, {"prior": -1.0})
     assert str(error.value) == f"{NAME}: prior must be 0 or more, got -1.0"
+    with pytest.raises(SafetyBenchError) as error:
+        registry.create(NAME, {"held": "both"})
+    assert str(error.value) == f"{NAME}: held must be one of model, noise, got 'both'"
