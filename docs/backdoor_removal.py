@@ -147,14 +147,14 @@ def _guidance(subjects: Mapping[str, Sequence[Row]]) -> Iterator[str]:
         return
     order = (MORE, LESS, OPEN, UNKNOWN)
     gains, losses = (
-        " and ".join(key for key, each in words.items() if word in each) or "nothing"
-        for word in (MORE, LESS)
+        " and ".join(key for key, each in words.items() if word in each) for word in (MORE, LESS)
     )
+    told = [f"is shown to add {gains}" if gains else "is not shown to add anything",
+            f"{'' if gains else 'is shown '}to cost {losses}" if losses else "not shown to cost anything"]  # fmt: skip
     yield (
-        f"**Over plain self-distillation, attention guidance is shown to add {gains} and to cost "
-        f"{losses}.** Of the comparisons below, with it: removal accuracy "
-        f"{tally(words['removal'], order)}; accuracy on clean prompts "
-        f"{tally(words['accuracy'], order)}."
+        f"**Over plain self-distillation, attention guidance {told[0]}, and {told[1]}.** Of the "
+        f"comparisons below, with it: removal accuracy {tally(words['removal'], order)}; accuracy "
+        f"on clean prompts {tally(words['accuracy'], order)}."
     )
     columns = ("backdoor", "compared", "removal accuracy, points", "it is",
                "clean accuracy, points", "it is")  # fmt: skip

@@ -273,7 +273,8 @@ def _trainings(row: Mapping[str, Any]) -> Iterator[Training]:
 def _own(reason: str, trainings: Sequence[Training], shared: str) -> str:
     """Return why a row says what it says, without what is said once for its whole subject."""
     left = dict.fromkeys(t.left_out for t in trainings if t.left_out)
-    parts = [reason, *(told for told in left if told != reason)]
+    is_all = all(t.left_out for t in trainings)  # and then the row's own reason is theirs
+    parts = [reason, *(told for told in left if not (reason and is_all))]
     if shared:
         parts = [part.removeprefix(shared).removeprefix("; ") for part in parts]
     return "; ".join(dict.fromkeys(filter(None, parts)))

@@ -206,11 +206,11 @@ def test_methods_are_ranked_by_accuracy_among_those_that_remove() -> None:
 @pytest.mark.parametrize(
     ("removed", "right", "answer"),
     [
-        (0, 180, "is shown to add nothing and to cost nothing"),
-        (60, 180, "is shown to add removal and to cost nothing"),
-        (0, 199, "is shown to add nothing and to cost accuracy"),
-        (60, 199, "is shown to add removal and to cost accuracy"),
-        (0, 140, "is shown to add accuracy and to cost nothing"),
+        (0, 180, "is not shown to add anything, and not shown to cost anything"),
+        (60, 180, "is shown to add removal, and not shown to cost anything"),
+        (0, 199, "is not shown to add anything, and is shown to cost accuracy"),
+        (60, 199, "is shown to add removal, and to cost accuracy"),
+        (0, 140, "is shown to add accuracy, and not shown to cost anything"),
     ],
 )
 def test_guidance_adds_what_plain_distillation_is_shown_to_lack(

@@ -125,7 +125,9 @@ class _Case:
         if of_teacher and self.metric == "asr":
             return "; ".join(of_teacher)
         if not self.used:
-            return "; ".join(dict.fromkeys(self.left.values())) or "nothing was measured"
+            reasons = list(dict.fromkeys(self.left.values())) or ["nothing was measured"]
+            more = f"; {len(reasons) - 1} more trainings too" if len(reasons) > 1 else ""
+            return reasons[0] + more
         return "" if self.harm[0] else "no prompt has an answer on both sides"
 
     def left_out(self) -> float:
