@@ -149,10 +149,11 @@ def _guidance(subjects: Mapping[str, Sequence[Row]]) -> Iterator[str]:
     gains, losses = (
         " and ".join(key for key, each in words.items() if word in each) for word in (MORE, LESS)
     )
-    told = [f"is shown to add {gains}" if gains else "is not shown to add anything",
-            f"{'' if gains else 'is shown '}to cost {losses}" if losses else "not shown to cost anything"]  # fmt: skip
+    adds = f"is shown to add {gains}" if gains else "is not shown to add anything"
+    verb = "to cost" if gains else "is shown to cost"
+    costs = f"{verb} {losses}" if losses else "not shown to cost anything"
     yield (
-        f"**Over plain self-distillation, attention guidance {told[0]}, and {told[1]}.** Of the "
+        f"**Over plain self-distillation, attention guidance {adds}, and {costs}.** Of the "
         f"comparisons below, with it: removal accuracy {tally(words['removal'], order)}; accuracy "
         f"on clean prompts {tally(words['accuracy'], order)}."
     )

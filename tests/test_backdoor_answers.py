@@ -222,7 +222,7 @@ def test_guidance_adds_what_plain_distillation_is_shown_to_lack(
 
 def test_guidance_is_not_judged_on_a_broken_model() -> None:
     text = removal(cleaned("skd_cag", 0, **COLLAPSED), cleaned("skd", 60))
-    assert "add nothing and to cost nothing" in text
+    assert "is not shown to add anything, and not shown to cost anything" in text
     assert "with it: removal accuracy 1 not measured; accuracy on clean prompts 1 not" in text
     assert "Attention guidance" not in removal(cleaned("skd", 60))
 
