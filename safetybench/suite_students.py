@@ -269,7 +269,7 @@ def _target_faults(
 ) -> Iterator[tuple[Location, str]]:
     """Find ready students, controls and plugged teachers that cannot be loaded."""
     from safetybench.harness.models import check
-    from safetybench.harness.training import on_root
+    from safetybench.harness.training import is_training, on_root
 
     places: list[tuple[Location, str]] = []
     if student.control:
@@ -282,6 +282,8 @@ def _target_faults(
     for where, label in places:
         try:
             spec = suite.spec(label)
+            if is_training(spec):  # what makes it is looked at by itself
+                continue
             if isinstance(spec, dict) and "teacher" in spec:  # a plug on what the run makes
                 spec = on_root(spec)
             check(spec, offline=offline)

@@ -161,3 +161,13 @@ def test_other_scenarios_read_no_backdoors(tmp_path: Path) -> None:
         SafetyBenchError, match="scenarios/transfer reads students and no backdoors"
     ):
         load(tmp_path, text)
+
+
+def test_a_cleaned_model_may_be_poisoned_again_and_stand_as_a_student(tmp_path: Path) -> None:
+    again = "  again: {poisoning: attacks/triggers/badt2i, teacher: scrub.patch.seed1, backdoor: pixel, steps: 3}\n"  # noqa: E501
+    text = SUITE.replace("subjects:\n", f"{again}subjects:\n")
+    suite = load(tmp_path, text.replace("patch: zoo:dmd2-1-free", "patch: again"))
+    spec: Any = suite.spec("again")
+    assert spec["poisoning"] == "attacks/triggers/badt2i"
+    assert spec["teacher"]["unlearning"] == "unlearning/esd"
+    assert spec["teacher"]["teacher"]["poisoning"] == "attacks/triggers/badt2i"
