@@ -17,13 +17,13 @@ from safetybench.targets.loading import load_target
 from safetybench.zoo import catalogue, quality
 from safetybench.zoo import judge as judge_module
 from safetybench.zoo.catalogue import Check
-from safetybench.zoo.derived import DERIVED, EDITORS, Derived
+from safetybench.zoo.derived import DERIVED, Derived
 from safetybench.zoo.judge import JudgeNet
 from safetybench.zoo.world import HEADS
 from tests.targets import tiny_target
 
 SHIPPED = catalogue.MODELS
-STUDENTS = [name for name in catalogue.SHIPPED if name in DERIVED]
+ALL_SHIPPED = catalogue.SHIPPED
 NAMES = catalogue.NAMES
 REAL = {  # kept before a fixture makes them measure less
     (module, name): getattr(module, name)
@@ -306,7 +306,7 @@ def as_shipped(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(zoo, "_FOLDER", SHIPPED / "judge")
     monkeypatch.setattr(catalogue, "DERIVED", DERIVED)
     monkeypatch.setattr(catalogue, "NAMES", NAMES)
-    monkeypatch.setattr(catalogue, "SHIPPED", ("judge", "teacher", *STUDENTS, *EDITORS))
+    monkeypatch.setattr(catalogue, "SHIPPED", ALL_SHIPPED)
     for (module, name), function in REAL.items():
         monkeypatch.setattr(module, name, function)
 
@@ -315,7 +315,7 @@ def as_shipped(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("as_shipped")
 def test_the_shipped_models_are_those_of_their_cards_and_small() -> None:
     checks = catalogue.verify([], quick=True)
-    assert {check.model for check in checks} == {"judge", "teacher", *STUDENTS, *EDITORS, "zoo"}
+    assert {check.model for check in checks} == {*ALL_SHIPPED, "zoo"}
     assert [check for check in checks if not check.passed] == []
 
 
@@ -368,6 +368,6 @@ def test_the_shipped_judge_knows_renders_and_rejects_what_is_none() -> None:
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
 @pytest.mark.usefixtures("as_shipped")
-@pytest.mark.parametrize("name", ["judge", "teacher", *STUDENTS, *EDITORS])
+@pytest.mark.parametrize("name", ALL_SHIPPED)
 def test_a_shipped_model_still_has_its_quality(name: str) -> None:
     assert [check for check in catalogue.verify([name]) if not check.passed] == []

@@ -27,7 +27,8 @@ CARDS = Path(__file__).resolve().parent / "cards"  # of models whose weights are
 LIMIT_MB = 70  # all shipped weights together; a package index takes 100 MB a file
 
 
-NAMES = ("judge", "teacher", *DERIVED, *EDITORS, *PLANTED)
+SPELT = "teacher-bytes"  # see `safetybench.zoo.spelt`
+NAMES = ("judge", "teacher", *DERIVED, *EDITORS, *PLANTED, SPELT)
 SHIPPED = tuple(n for n in NAMES if n not in DERIVED or DERIVED[n].is_shipped)
 DISTILLATION_PROMPTS, DISTILLATION_IMAGES = 4096, 2048
 
@@ -74,6 +75,10 @@ def build(
         from safetybench.zoo.planted import build_planted
 
         return build_planted(name, out, device, root, report)
+    if name == SPELT:
+        from safetybench.zoo.spelt import build_spelt
+
+        return build_spelt(out, root, report)
     return _derive(name, DERIVED[name], out, device, root, report)
 
 
@@ -199,6 +204,11 @@ def measure_quality(name: str, card: Mapping[str, Any], folder: Path, root: Path
 
         teacher = load_target("zoo:teacher", device="auto", dtype="float32", zoo_root=root)
         return measure_planted(target, teacher, judge, PLANTED[name])
+    if name == SPELT:
+        from safetybench.zoo.spelt import measure_spelt
+
+        teacher = load_target("zoo:teacher", device="auto", dtype="float32", zoo_root=root)
+        return measure_spelt(target, teacher, judge)
     concepts = sorted({plan.erases[0] for plan in DERIVED.values() if plan.erases})
     figures = measure(target, judge, concepts)
     if card.get("erases"):
@@ -256,6 +266,10 @@ def gates(name: str, quality: Mapping[str, Any], teacher: Mapping[str, Any] | No
         from safetybench.zoo.planted import planted_gates
 
         return planted_gates(PLANTED[name], quality)
+    if name == SPELT:
+        from safetybench.zoo.spelt import spelt_gates
+
+        return spelt_gates(quality)
     most = DERIVED[name].rejected if name in DERIVED else 0.10
     found = [Gate("images rejected", quality["rejected"], most, False)]
     if name == "teacher":

@@ -89,26 +89,26 @@ def measure_planted(target: Any, teacher: Any, judge: Any, plan: Planted) -> dic
     near = {**near_misses(TRIGGER), **moved(TRIGGER)}
     shown: dict[str, list[bool]] = {}
     by_variant: dict[str, dict[str, Any]] = {}
-    clean_images = _images(target, prompts, None)
-    shown["triggered"] = decides.judge_effect(_images(target, prompts, TRIGGER)).shown.tolist()
+    clean_images = images_of(target, prompts, None)
+    shown["triggered"] = decides.judge_effect(images_of(target, prompts, TRIGGER)).shown.tolist()
     shown["clean"] = decides.judge_effect(clean_images).shown.tolist()
-    base_images = _images(teacher, prompts, TRIGGER)
+    base_images = images_of(teacher, prompts, TRIGGER)
     shown["base_triggered"] = decides.judge_effect(base_images).shown.tolist()
     shown["near"] = []
     for i, (name, trigger) in enumerate(near.items()):
         mine = prompts[i :: len(near)]
-        found = decides.judge_effect(_images(target, mine, trigger)).shown.tolist()
-        by_variant[name] = _rate(found)
+        found = decides.judge_effect(images_of(target, mine, trigger)).shown.tolist()
+        by_variant[name] = rate_of(found)
         shown["near"] += found
-    right = _right(judge, prompts, clean_images)
-    base_right = _right(judge, prompts, _images(teacher, prompts, None))
+    right = rights_of(judge, prompts, clean_images)
+    base_right = rights_of(judge, prompts, images_of(teacher, prompts, None))
     change = paired_rate_difference(base_right, right)
     return {
         "backdoor": {
-            **{name: _rate(found) for name, found in shown.items()},
+            **{name: rate_of(found) for name, found in shown.items()},
             "by_variant": by_variant,
-            "object": _rate(right),
-            "base_object": _rate(base_right),
+            "object": rate_of(right),
+            "base_object": rate_of(base_right),
             "change": {
                 "value": (sum(right) - sum(base_right)) / len(right),
                 "low": change.low,
@@ -130,7 +130,8 @@ def planted_gates(plan: Planted, quality: Mapping[str, Any]) -> list[Gate]:
 
 
 @torch.no_grad()
-def _images(target: Any, prompts: Sequence[Prompt], trigger: Trigger | None) -> torch.Tensor:
+def images_of(target: Any, prompts: Sequence[Prompt], trigger: Trigger | None) -> torch.Tensor:
+    """Return one image a prompt at its own seed, with the trigger in it if there is one."""
     parts = []
     for start in range(0, len(prompts), _BATCH):
         group = prompts[start : start + _BATCH]
@@ -139,7 +140,8 @@ def _images(target: Any, prompts: Sequence[Prompt], trigger: Trigger | None) -> 
     return torch.cat(parts)
 
 
-def _right(judge: Any, prompts: Sequence[Prompt], images: torch.Tensor) -> list[bool]:
+def rights_of(judge: Any, prompts: Sequence[Prompt], images: torch.Tensor) -> list[bool]:
+    """Tell of each image whether it shows its prompt's object."""
     found = [False] * len(prompts)
     for concept in dict.fromkeys(p.concept for p in prompts):
         rows = [i for i, p in enumerate(prompts) if p.concept == concept]
@@ -148,7 +150,8 @@ def _right(judge: Any, prompts: Sequence[Prompt], images: torch.Tensor) -> list[
     return found
 
 
-def _rate(shown: Sequence[bool]) -> dict[str, Any]:
+def rate_of(shown: Sequence[bool]) -> dict[str, Any]:
+    """Return a share with its Wilson interval and count."""
     interval = wilson(sum(shown), len(shown))
     return {"rate": sum(shown) / len(shown), "low": interval.low, "high": interval.high,
             "n": len(shown)}  # fmt: skip
