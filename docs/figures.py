@@ -273,11 +273,11 @@ def run_page(results: Mapping[str, Any]) -> str:
     parts = [
         f"# {run['title'] or run['suite']}",
         NOTE,
-        f"Suite `{run['suite']}`, safetybench {run['version']}, run {run['created']}, plan "
-        f"`{run['plan_hash'][:12]}`, {_seconds(results['cells']):.0f} s. Exit code "
-        f"{results['exit_code']}: {results['exit_reason']}.",
-        f"Measured by `safetybench run {run['suite']}`; how to read the tables is in "
-        f"[the scenario](../scenarios/{_scenario(results)}.md).",
+        f"Suite `{run['suite']}`, safetybench {run['version']}, {_runs(run)}, "
+        f"{_seconds(results['cells']):.0f} s. Exit code {results['exit_code']}: "
+        f"{results['exit_reason']}.",
+        f"Measured by `safetybench run {run['suite']}`{_narrowed(run)}; how to read the tables is "
+        f"in [the scenario](../scenarios/{_scenario(results)}.md).",
     ]
     if results.get("protection"):
         parts += protection_sections(results)
@@ -312,6 +312,16 @@ def run_page(results: Mapping[str, Any]) -> str:
     if results["notes"]:
         parts += ["## Notes", "\n".join(f"- {note}" for note in results["notes"])]
     return "\n\n".join(parts) + "\n"
+
+
+def _runs(run: Mapping[str, Any]) -> str:
+    parts = run.get("parts") or [run]
+    told = (f"run {part['created']}, plan `{part['plan_hash'][:12]}`" for part in parts)
+    return "; ".join(told)
+
+
+def _narrowed(run: Mapping[str, Any]) -> str:
+    return ", a subject at a time (`--target`)" if run.get("parts") else ""
 
 
 def _scenario(results: Mapping[str, Any]) -> str:

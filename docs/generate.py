@@ -215,11 +215,15 @@ def differing(found: Mapping[str, str], docs: Path = DOCS) -> list[str]:
     ]
 
 
-def keep_run(run: Path, docs: Path = DOCS) -> Path:
-    """Copy a run's results.json to where its page is made from; return the copy."""
+def keep_run(*runs: Path, docs: Path = DOCS) -> Path:
+    """Copy a run's results.json to where its page is made from; return the copy.
+
+    Of several runs: what they are together, see `docs.parts`.
+    """
+    from docs.parts import together
     from safetybench.store import read_results, write_json
 
-    results = read_results(run)
+    results = together([read_results(run) for run in runs])
     file = docs / "results" / f"{results['run']['suite']}.json"
     write_json(file, results)
     return file
@@ -229,10 +233,11 @@ def main(arguments: Iterable[str] | None = None) -> int:
     """Write the pages, or with --check only say which differ; return 1 if any does."""
     parser = argparse.ArgumentParser(prog="python -m docs.generate", description=__doc__)
     parser.add_argument("--check", action="store_true", help="write nothing; exit 1 if stale")
-    parser.add_argument("--run", type=Path, help="keep this run's results and make its page")
+    parser.add_argument("--run", type=Path, nargs="+", help="keep this run's results and make its "
+                        "page; several are runs of one suite, each of other subjects")  # fmt: skip
     chosen = parser.parse_args(None if arguments is None else list(arguments))
     if chosen.run is not None:
-        print(f"kept {cell(keep_run(chosen.run).relative_to(DOCS).as_posix())}")
+        print(f"kept {cell(keep_run(*chosen.run).relative_to(DOCS).as_posix())}")
     found = pages()
     changed = differing(found) if chosen.check else write(found)
     for path in changed:

@@ -83,7 +83,7 @@ def test_a_kept_run_becomes_a_page(tmp_path: Path) -> None:
     run.mkdir()
     write_json(run / "results.json", report_fixture.results())
     (tmp_path / "docs" / "results").mkdir(parents=True)
-    file = generate.keep_run(run, tmp_path / "docs")
+    file = generate.keep_run(run, docs=tmp_path / "docs")
     results = json.loads(file.read_text(encoding="utf-8"))
     page = generate.pages(tmp_path / "docs")[f"results/{file.stem}.md"]
     assert results["pairs"]

@@ -197,7 +197,7 @@ class Workshop:
             prompts, images = _poisoned(spec, prompts, images)
 
         def report(step: int, loss: float) -> None:
-            self.tell(f"training {label}: step {step} of {steps}, loss {loss:.4g}")
+            self.tell(f"training {label}: step {step}, loss {loss:.4g}")  # warm-ups count
 
         self.tell(f"training {label}: {steps} steps")
         budget, means = Budget(steps=steps, seed=spec["seed"]), Means(checkpoint=checkpoint)

@@ -1,0 +1,77 @@
+"""Put the results of runs of one suite together, each of other subjects: `run SUITE --target T`.
+
+A suite of hours may be run a subject at a time, on several machines. What a run corrects for its
+number of comparisons is corrected anew over all of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from safetybench import stats
+
+_LISTS = ("backdoors", "cells", "checks", "comparisons", "gates", "notes", "pairs")
+_ALPHA = 0.05  # of the verdicts
+
+
+def together(parts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Return results.json of all parts as one; `run.parts` keeps what each says of itself.
+
+    Raises:
+        ValueError: they are of several suites or versions, a part is not of the scenario backdoor
+            or did not end with exit code 0, two hold the same subject, or a verdict depends on the
+            number of comparisons, so that the suite has to be run whole.
+    """
+    if len(parts) == 1:
+        return dict(parts[0])
+    runs = [part["run"] for part in parts]
+    if len({(run["suite"], run["version"]) for run in runs}) != 1:
+        raise ValueError("parts must be of one suite and version")
+    if any(not part.get("backdoors") for part in parts):
+        raise ValueError("parts must be runs of the scenario backdoor")
+    if ended := [run["id"] for run, part in zip(runs, parts, strict=True) if part["exit_code"]]:
+        raise ValueError(f"parts must have ended with exit code 0, not so {', '.join(ended)}")
+    subjects = [name for part in parts for name in {row["subject"] for row in part["backdoors"]}]
+    if twice := sorted({name for name in subjects if subjects.count(name) > 1}):
+        raise ValueError(f"parts must be of other subjects, twice there: {', '.join(twice)}")
+    found = {key: [row for part in parts for row in part.get(key, ())] for key in _LISTS}
+    found["pairs"] = _corrected(found["pairs"])
+    adjusted = {
+        (p["subject"], p["student"]["role"], p["student"]["name"]): p["adjusted_p"]
+        for p in found["pairs"]
+        if p["metric"] == "asr"
+    }
+    found["backdoors"] = [
+        {**row, "adjusted_p": adjusted.get((row["subject"], row["role"], row["model"]))}
+        for row in found["backdoors"]
+    ]
+    return {**parts[0], **found, "run": _run(runs)}
+
+
+def _corrected(pairs: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Return pairs with Holm's p anew, in each family of a metric."""
+    found = [dict(pair) for pair in pairs]
+    for metric in {pair["metric"] for pair in found}:
+        tested = [p for p in found if p["metric"] == metric and p["adjusted_p"] is not None]
+        for pair, p in zip(tested, stats.holm([p["p_value"] for p in tested]), strict=True):
+            if (pair["adjusted_p"] < _ALPHA) != (p < _ALPHA):
+                raise ValueError(
+                    f"the verdict on {pair['student']['cell']} depends on the number of "
+                    f"comparisons (p {pair['adjusted_p']:.3g} in its part, {p:.3g} in all): run "
+                    "the suite whole"
+                )
+            pair["adjusted_p"] = p
+    return found
+
+
+def _run(runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    costs = [run["cost"] for run in runs]
+    cost = {key: sum(each[key] for each in costs) for key in costs[0]}
+    cost["peak_mb"] = max(each["peak_mb"] for each in costs)
+    return {
+        **runs[0],
+        "cost": cost,
+        "items": {key: sum(run["items"][key] for run in runs) for key in runs[0]["items"]},
+        "parts": [dict(run) for run in runs],
+    }

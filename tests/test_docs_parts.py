@@ -1,0 +1,71 @@
+"""Kept results put together from runs of one subject each."""
+
+from __future__ import annotations
+
+import copy
+import json
+from typing import Any
+
+import pytest
+
+from docs.generate import DOCS
+from docs.parts import together
+from safetybench import stats
+
+
+@pytest.fixture(scope="module")
+def whole() -> dict[str, Any]:
+    """Return kept results of two subjects."""
+    text = (DOCS / "results" / "backdoor-removal.json").read_text(encoding="utf-8")
+    found: dict[str, Any] = json.loads(text)
+    return found
+
+
+def part(whole: dict[str, Any], subject: str) -> dict[str, Any]:
+    """Return what a run of one subject alone would have said."""
+    found = copy.deepcopy(whole)
+    for key in ("backdoors", "cells", "checks", "pairs"):
+        found[key] = [row for row in found[key] if row["subject"] == subject]
+    for metric in ("asr", "utility"):
+        tested = [p for p in found["pairs"] if p["metric"] == metric and p["p_value"] is not None]
+        for pair, p in zip(tested, stats.holm([p["p_value"] for p in tested]), strict=True):
+            pair["adjusted_p"] = p
+    return found
+
+
+def _place(pair: dict[str, Any]) -> tuple[str, str]:
+    return pair["metric"], pair["student"]["cell"]
+
+
+def test_parts_are_the_whole_again(whole: dict[str, Any]) -> None:
+    subjects = list(dict.fromkeys(row["subject"] for row in whole["backdoors"]))
+    parts = [part(whole, subject) for subject in subjects]
+    assert parts[0]["pairs"] != [p for p in whole["pairs"] if p["subject"] == subjects[0]]
+    found = together(parts)
+    for key in ("backdoors", "cells"):
+        assert sorted(found[key], key=str) == sorted(whole[key], key=str), key
+    assert sorted(found["pairs"], key=_place) == sorted(whole["pairs"], key=_place)
+    assert found["run"]["items"]["planned"] == len(subjects) * whole["run"]["items"]["planned"]
+    assert len(found["run"]["parts"]) == len(subjects)
+    assert together([whole]) == whole
+
+
+def test_what_does_not_go_together_is_refused(whole: dict[str, Any]) -> None:
+    first = part(whole, "pixel")
+    other = part(whole, "style")
+    with pytest.raises(ValueError, match="twice there: pixel"):
+        together([first, first])
+    with pytest.raises(ValueError, match="one suite and version"):
+        together([first, {**other, "run": {**other["run"], "suite": "backdoor"}}])
+    with pytest.raises(ValueError, match="of the scenario backdoor"):
+        together([first, {**other, "backdoors": []}])
+    with pytest.raises(ValueError, match="exit code 0, not so"):
+        together([first, {**other, "exit_code": 6}])
+
+
+def test_a_verdict_that_the_number_of_comparisons_decides_is_refused(whole: dict[str, Any]) -> None:
+    parts = [part(whole, subject) for subject in ("pixel", "style")]
+    pair = next(p for p in parts[0]["pairs"] if p["metric"] == "asr")
+    parts[0]["pairs"] = [{**pair, "p_value": 0.04, "adjusted_p": 0.04}]
+    with pytest.raises(ValueError, match="depends on the number of comparisons"):
+        together(parts)
