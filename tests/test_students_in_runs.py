@@ -168,7 +168,7 @@ def test_a_training_that_fails_takes_no_other_along(folder: Path) -> None:
     assert pairs["fails"]["verdict"] == "invalid"
     assert len(ended.results["transfer"]) == 3
     assert engine.verify(out) == []
-    assert "training nudge.fish.seed1: step 1 of 3, loss 0.5" in said
+    assert "training nudge.fish.seed1: step 1, loss 0.5" in said
 
 
 def raises(monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
