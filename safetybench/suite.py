@@ -7,25 +7,19 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import BaseModel, BeforeValidator, Field, ValidationError
 
-from safetybench import (
-    registry,
-    suite_backdoors,
-    suite_images,
-    suite_made,
-    suite_mimicry,
-    suite_students,
-)
-from safetybench.contracts import Budget, Judge, SafetyBenchError
+from safetybench import registry, suite_backdoors, suite_made, suite_students
+from safetybench.contracts import Budget, SafetyBenchError
 from safetybench.suite_backdoors import BackdoorEntry, Removal
 from safetybench.suite_errors import sentences
-from safetybench.suite_file import Location, read
+from safetybench.suite_faults import faults
+from safetybench.suite_file import read
 from safetybench.suite_images import ImageEntry, ImageSet, Protection
 from safetybench.suite_labels import label_targets
 from safetybench.suite_mimicry import AlbumSet, MimicryEntry
@@ -34,8 +28,6 @@ from safetybench.suite_students import Images, Made, Poison, Student, Training
 
 SCHEMA = "safetybench.suite/1"
 ROLES = ("original", "teacher", "student")
-CAME_BACK = "came-back"
-_MOST_NAMED = 12  # concepts of a judge, which may see a thousand
 
 
 class Subject(Strict):
@@ -263,9 +255,9 @@ def load_suite(
         raise SafetyBenchError("\n".join(sentences(error, document, _MODELS, Suite))) from error
     if is_draft:
         return suite
-    faults = [f"{document.at(where)}: {what}" for where, what in _faults(suite, offline)]
-    if faults:
-        raise SafetyBenchError("\n".join(faults))
+    told = [f"{document.at(where)}: {what}" for where, what in faults(suite, offline)]
+    if told:
+        raise SafetyBenchError("\n".join(told))
     return suite
 
 
@@ -308,134 +300,3 @@ _MODELS: dict[tuple[str, ...], type[BaseModel]] = {
     ("removals",): Removal,
     ("students", "poison"): Poison,
 }
-
-
-def _faults(suite: Suite, offline: bool) -> Iterable[tuple[Location, str]]:
-    """Find what only the registry, the targets' files and the suite as a whole can tell."""
-    for where, name, kind in _components(suite):
-        try:
-            if registry.kind_of(name) != kind:
-                raise SafetyBenchError(f"{name!r} is no component of kind {kind}")
-            registry.check(name)
-            if where[0] == "attacks":
-                registry.create(name, suite.attacks[int(where[1])].options)
-            if where[0] == "judge":
-                suite.new_judge()
-        except SafetyBenchError as error:
-            yield where, str(error)
-    lists = [*_list_faults(suite), *suite_backdoors.entry_faults(suite)]
-    if lists:
-        yield from lists
-        return
-    yield from _subject_faults(suite, offline)
-    yield from suite_images.faults(suite)
-    yield from suite_mimicry.faults(suite)
-    yield from suite_made.faults(suite, offline)
-    yield from suite_students.faults(suite, offline)
-    yield from suite_backdoors.faults(suite, offline)
-    attacks = {"", *(e.name for e in suite.attacks), *(e.name for e in suite.protections)}
-    subjects = {"", *(subject.name for subject in suite.subjects)}
-    students = [student.name for student in suite.students]
-    chains = dict.fromkeys(made.entry for made in suite.made if made.role == "cleaned")
-    for i, attack in enumerate(suite.attacks):
-        known = ("teacher", "student", *students, *(("cleaned", *chains) if chains else ()))
-        for name in (name for name in attack.models if name not in known):
-            near = registry.suggestion(name, known)
-            yield ("attacks", i, "models"), f"the suite has no model {name!r} to attack{near}"
-        for name in (name for name in attack.subjects if name not in subjects):
-            near = registry.suggestion(name, subjects)
-            yield ("attacks", i, "subjects"), f"the suite has no subject {name!r}{near}"
-    for i, gate in enumerate(suite.gates):
-        if gate.attack not in attacks:
-            near = registry.suggestion(gate.attack, attacks)
-            yield ("gates", i, "attack"), f"the suite has no attack {gate.attack!r}{near}"
-        if gate.subject not in subjects:
-            near = registry.suggestion(gate.subject, subjects)
-            yield ("gates", i, "subject"), f"the suite has no subject {gate.subject!r}{near}"
-        if gate.student and gate.student not in students:
-            near = registry.suggestion(gate.student, students)
-            yield ("gates", i, "student"), f"the suite has no student {gate.student!r}{near}"
-        if gate.metric == CAME_BACK and gate.level != 0.95:
-            yield ("gates", i, "level"), f"a gate on {CAME_BACK} has level 0.95, got {gate.level}"
-
-
-def _list_faults(suite: Suite) -> Iterable[tuple[Location, str]]:
-    """Hold the suite to what its scenario reads; nothing that nobody reads may stand there.
-
-    A scenario reads attacks, unless its class says other lists by `reads`; the first of them must
-    not be empty.
-    """
-    try:
-        wanted = getattr(registry.load(suite.scenario), "reads", ("attacks",))
-    except SafetyBenchError:
-        return  # told with the components
-    said = suite.model_fields_set
-    if not getattr(suite, wanted[0]):
-        empty = (wanted[0],), f"{wanted[0]} must not be empty"
-        yield empty if wanted[0] in said else ((), f"suite needs {wanted[0]!r}")
-    lists = ("attacks", "protections", "edits", "purifiers", "images")
-    others: dict[str, tuple[str, ...]] = {name: (name,) for name in lists}
-    others["students"] = ("students", "training")
-    others["mimicries"] = ("mimicries", "albums")
-    others["backdoors"] = ("backdoors", "removals")
-    for key in (key for name, keys in others.items() if name not in wanted for key in keys):
-        if key in said and getattr(suite, key):
-            yield (key,), f"{suite.scenario} reads {' and '.join(wanted)} and no {key}"
-    for i, subject in enumerate(suite.subjects):
-        if subject.student and "attacks" not in wanted:
-            yield ("subjects", i, "student"), f"{suite.scenario} reads students, not this"
-        needed = {"protections": (), "backdoors": ("original", "backdoor")}
-        for key in needed.get(wanted[0], ("concept", "original")):
-            if not getattr(subject, key):
-                yield ("subjects", i), f"subjects[{i}] needs {key!r}"
-        if subject.backdoor and wanted[0] != "backdoors":
-            yield ("subjects", i, "backdoor"), f"{suite.scenario} reads no backdoors"
-
-
-def _components(suite: Suite) -> Iterable[tuple[Location, str, str]]:
-    yield ("scenario",), suite.scenario, "scenarios"
-    yield ("judge",), suite.judge, "judges"
-    for i, attack in enumerate(suite.attacks):
-        yield ("attacks", i, "name"), attack.name, "attacks"
-    yield from suite_images.components(suite)
-    yield from suite_mimicry.components(suite)
-    yield from suite_backdoors.components(suite)
-    for i, report in enumerate(suite.reports):
-        yield ("reports", i), report, "reports"
-
-
-def _subject_faults(suite: Suite, offline: bool) -> Iterable[tuple[Location, str]]:
-    from safetybench.harness.models import check
-
-    seen: dict[str, int] = {}
-    refused: dict[str, str] = {}
-    visible: tuple[str, ...] | None = None
-    try:
-        judge = suite.new_judge()
-        visible = judge.concepts() if isinstance(judge, Judge) else None
-    except SafetyBenchError as error:
-        yield ("judge",), str(error)
-    for i, subject in enumerate(suite.subjects):
-        named = [("concept", subject.concept), *(("neighbours", n) for n in subject.neighbours)]
-        for key, name in (each for each in named if each[1]):
-            if visible is not None and name not in visible:
-                shown = ", ".join(visible[:_MOST_NAMED]) + (", ..." * (len(visible) > _MOST_NAMED))
-                near = registry.suggestion(name, visible) or ";"
-                yield (
-                    ("subjects", i, key),
-                    f"{suite.judge} cannot see {name!r}{near} it sees {shown}",
-                )
-        if subject.name in seen:
-            yield ("subjects", i, "name"), f"the subject name {subject.name!r} stands twice"
-        seen[subject.name] = i
-        for role, label in subject.roles.items():
-            if label not in refused and suite.base_of(label):
-                refused[label] = ""  # made in the run; what makes it is looked at by itself
-            if label not in refused:
-                try:
-                    check(suite.spec(label), offline=offline)
-                    refused[label] = ""
-                except SafetyBenchError as error:
-                    refused[label] = str(error)
-            if refused[label]:
-                yield ("subjects", i, role), refused[label]

@@ -19,7 +19,8 @@ from safetybench.contracts import Budget, Cell, Item, SafetyBenchError
 from safetybench.harness import models, training
 from safetybench.harness.device import Place, choose
 from safetybench.store import ITEM_SCHEMA, canonical, digest
-from safetybench.suite import CAME_BACK, Suite
+from safetybench.suite import Suite
+from safetybench.suite_faults import CAME_BACK
 
 SCHEMA = "safetybench.plan/1"
 

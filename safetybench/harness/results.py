@@ -11,7 +11,8 @@ from safetybench.contracts import Item
 from safetybench.harness.cost import total
 from safetybench.harness.plan import Plan, complete
 from safetybench.store import RESULT_SCHEMA
-from safetybench.suite import CAME_BACK, Gate
+from safetybench.suite import Gate
+from safetybench.suite_faults import CAME_BACK
 
 HOLDS, FINDING, USAGE, INTERNAL, INCOMPLETE, NOTHING, INVALID, INTERRUPTED = (*range(7), 130)
 _TABLES = (
