@@ -150,7 +150,12 @@ def _works(found: Found) -> Iterator[str]:
         f"{what}: {tally((each[i] for each in words), order)}"
         for i, (what, *_) in enumerate(limits)
     )
-    yield f"**{all_met} of {len(rows)} backdoors are shown to meet all three limits.** {counted}."
+    alone = [[meets(_exact(row[key]), **limit) for _, key, limit in limits] for row in rows]
+    by_figure = sum(set(each) == {MET} for each in alone)
+    yield (
+        f"**{all_met} of {len(rows)} backdoors are shown to meet all three limits.** {counted}. "
+        f"By the figures without their intervals {by_figure} of {len(rows)} do."
+    )
     lines = [
         (row["name"], row["by"],
          *(f"{points(row[key], with_n=True) if key == 'change' else told(row[key])}: {word}"
@@ -165,6 +170,10 @@ def _works(found: Found) -> Iterator[str]:
         f"false triggers, at most {percent(MOST_FALSE)}",
     )
     yield table(columns, lines)
+
+
+def _exact(figure: Row | None) -> Row | None:
+    return figure and {**figure, "low": figure["value"], "high": figure["value"]}
 
 
 def _of_card(card: Row) -> dict[str, Any]:

@@ -156,6 +156,7 @@ def test_backdoors_are_held_to_three_limits() -> None:
     attacks["backdoors"] = attacks["backdoors"][2:]
     text = section({"cards": cards, "backdoor-attacks": attacks}, "Do the backdoors work?")
     assert "**2 of 4 backdoors are shown to meet all three limits.**" in text
+    assert "By the figures without their intervals 3 of 4 do." in text
     assert "ASR: 2 met, 1 not met, 1 interval includes the limit" in text
     assert "clean accuracy: 3 met, 1 not met" in text
     assert "false triggers: 2 met, 1 not met, 1 interval includes the limit" in text
