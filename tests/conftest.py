@@ -104,3 +104,20 @@ def toys(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     monkeypatch.delitem(sys.modules, MODULE, raising=False)
     yield site
     sys.modules.pop(MODULE, None)
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Any]:
+    """Return the system's Chromium; skips where there is none."""
+    from playwright.sync_api import sync_playwright
+
+    places = (Path("/usr/bin/chromium"), Path("/usr/bin/chromium-browser"))
+    found = next((place for place in places if place.exists()), None)
+    if found is None:
+        pytest.skip("there is no Chromium at /usr/bin")
+    with sync_playwright() as play:
+        chromium = play.chromium.launch(
+            executable_path=str(found), args=["--no-sandbox", "--disable-gpu"]
+        )
+        yield chromium
+        chromium.close()

@@ -7,7 +7,6 @@ import importlib
 import json
 import re
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +19,10 @@ from tests.report_fixture import write_json
 from tests.results import make_results
 from tests.results import write_run as write_bare
 from tests.test_report_html import (
-    CHROMIUM,
     CUT_OFF,
     HOSTILE,
     Page,
     check_harmless,
-    needs_chromium,
     open_page,
     spoil,
     write,
@@ -461,20 +458,7 @@ def test_triggers_are_told_in_words(told: dict[str, Any], name: str) -> None:
 # In a browser
 
 
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as play:
-        chromium = play.chromium.launch(
-            executable_path=str(CHROMIUM), args=["--no-sandbox", "--disable-gpu"]
-        )
-        yield chromium
-        chromium.close()
-
-
 @pytest.mark.browser
-@needs_chromium
 @pytest.mark.parametrize(("width", "scheme"), [(360, "dark"), (1280, "light")])
 def test_browser_shows_it_without_request_error_or_overflow(
     browser: Any, run: Path, page: Page, width: int, scheme: str

@@ -10,7 +10,7 @@ import io
 import json
 import re
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from html.parser import HTMLParser
 from itertools import pairwise
@@ -571,22 +571,6 @@ def test_text_has_the_contrast_of_wcag_aa(scheme: str) -> None:
 
 # In a real browser
 
-CHROMIUM = next((p for p in map(Path, ("/usr/bin/chromium", "/usr/bin/chromium-browser"))
-                 if p.exists()), None)  # fmt: skip
-needs_chromium = pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium at /usr/bin")
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as play:
-        chromium = play.chromium.launch(
-            executable_path=str(CHROMIUM), args=["--no-sandbox", "--disable-gpu"]
-        )
-        yield chromium
-        chromium.close()
-
 
 def open_page(browser: Any, run: Path, width: int, **options: Any) -> tuple[Any, list[str]]:
     """Open a report; the list gets every request, message and error there is."""
@@ -617,7 +601,6 @@ CUT_OFF = """
 
 
 @pytest.mark.browser
-@needs_chromium
 @pytest.mark.parametrize("width", [360, 1280])
 def test_browser_shows_it_without_request_error_or_overflow(
     browser: Any, shared: Path, page: Page, width: int
@@ -640,7 +623,6 @@ def test_browser_shows_it_without_request_error_or_overflow(
 
 
 @pytest.mark.browser
-@needs_chromium
 @pytest.mark.parametrize("script", [True, False])
 def test_browser_shows_blurred_images_when_asked(
     browser: Any, shared: Path, page: Page, script: bool
@@ -663,7 +645,6 @@ def test_browser_shows_blurred_images_when_asked(
 
 
 @pytest.mark.browser
-@needs_chromium
 def test_browser_filters_items(browser: Any, shared: Path, page: Page) -> None:
     tab, seen = open_page(browser, shared, 1280)
     tab.get_by_text("Show every item").click()
@@ -677,7 +658,6 @@ def test_browser_filters_items(browser: Any, shared: Path, page: Page) -> None:
 
 
 @pytest.mark.browser
-@needs_chromium
 def test_browser_runs_nothing_hostile(browser: Any, tmp_path: Path) -> None:
     run = write_run(tmp_path / "run", (STRIPED,))
     found = spoil(results((STRIPED,)))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +19,10 @@ from safetybench.scenarios._summary import cell_row
 from tests.report_fixture import RELEARN, UDA, Measured, measured_results, write_json
 from tests.report_fixture import write_measured as write_run
 from tests.test_report_html import (
-    CHROMIUM,
     CUT_OFF,
     HOSTILE,
     Page,
     check_harmless,
-    needs_chromium,
     open_page,
     spoil,
     write,
@@ -424,20 +422,7 @@ def test_a_large_run_tells_summaries_and_opens_the_rest_on_demand(tmp_path: Path
 # In a browser
 
 
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as play:
-        chromium = play.chromium.launch(
-            executable_path=str(CHROMIUM), args=["--no-sandbox", "--disable-gpu"]
-        )
-        yield chromium
-        chromium.close()
-
-
 @pytest.mark.browser
-@needs_chromium
 @pytest.mark.parametrize(("width", "scheme"), [(360, "dark"), (1440, "light")])
 def test_browser_shows_it_without_request_error_or_overflow(
     browser: Any, run: Path, page: Page, width: int, scheme: str

@@ -6,7 +6,6 @@ import importlib
 import json
 import re
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +18,10 @@ from tests.report_protection_fixture import ENCODER, EPSILON, JPEG, SDS, SMALL, 
 from tests.results import make_results
 from tests.results import write_run as write_bare
 from tests.test_report_html import (
-    CHROMIUM,
     CUT_OFF,
     HOSTILE,
     Page,
     check_harmless,
-    needs_chromium,
     open_page,
     spoil,
     write,
@@ -427,20 +424,7 @@ def test_the_terminal_shows_net_effects(
 # In a browser
 
 
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as play:
-        chromium = play.chromium.launch(
-            executable_path=str(CHROMIUM), args=["--no-sandbox", "--disable-gpu"]
-        )
-        yield chromium
-        chromium.close()
-
-
 @pytest.mark.browser
-@needs_chromium
 @pytest.mark.parametrize(("width", "scheme"), [(360, "dark"), (1440, "light")])
 def test_browser_shows_it_without_request_error_or_overflow(
     browser: Any, run: Path, page: Page, width: int, scheme: str
