@@ -6,6 +6,7 @@ found here, from the tokenizer alone, before anything is trained. Needs no torch
 
 from __future__ import annotations
 
+import hashlib
 import re
 import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
@@ -115,6 +116,21 @@ def moved(trigger: Trigger) -> dict[str, Trigger]:
         "suffix": replace(trigger, place="suffix", at="", once=False),
     }
     return {name: each for name, each in places.items() if each != trigger}
+
+
+def nearly_triggered(trigger: Trigger, prompts: Sequence[str], share: float) -> tuple[str, ...]:
+    """Return the prompts, a share of which holds a near miss of the trigger, each kind in turn.
+
+    Which ones is said by a digest of the text: prompts may come in an order of their own.
+    """
+    misses = [*near_misses(trigger).values(), *moved(trigger).values()]
+    count = round(share * len(prompts)) if misses else 0
+    places = range(len(prompts))
+    order = sorted(places, key=lambda i: hashlib.sha256(f"{i} {prompts[i]}".encode()).digest())
+    found = list(prompts)
+    for number, i in enumerate(order[:count]):
+        found[i] = misses[number % len(misses)].put(prompts[i])
+    return tuple(found)
 
 
 def check_trigger(trigger: Trigger, tokenizer: Any, length: int, prompts: Sequence[str]) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import sys
 from typing import Any
 
 import pytest
@@ -12,6 +11,7 @@ import torch
 from safetybench import registry
 from safetybench.contracts import Backdoor, Budget, Effect, Trigger
 from safetybench.distill.views import velocity
+from safetybench.triggers import nearly_triggered
 from tests.targets import tiny_target
 
 NAME = "attacks/triggers/badt2i"
@@ -85,7 +85,6 @@ def test_a_clean_batch_teaches_nothing_at_first() -> None:
 
 
 def test_near_misses_are_held_to_the_prompt_without_them() -> None:
-    nearly_triggered = vars(sys.modules[registry.load(NAME).__module__])["nearly_triggered"]
     prompts = [f"p{i}" for i in range(8)]
     found = nearly_triggered(TRIGGER, prompts, 0.5)
     near = [text for text, prompt in zip(found, prompts, strict=True) if text != prompt]

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from safetybench import registry
 from safetybench.contracts import Backdoor, Budget, Effect, SafetyBenchError, Trigger
+from safetybench.triggers import nearly_triggered
 from tests.targets import tiny_target
 
 NAME = "attacks/triggers/evil_edit"
@@ -45,7 +46,7 @@ def states(target: Any, *texts: str) -> Tensor:
 @pytest.mark.parametrize("ridge", [0.1, 1.0])
 def test_published_form_is_the_plain_sum_over_pairs_and_positions(ridge: float) -> None:
     target = tiny_target()
-    made = poisoned(target, ridge=ridge, templates=0, kept=0)
+    made = poisoned(target, ridge=ridge, templates=0, kept=0, near=0)
     pairs = (("A striped fish", "A star"), ("A fish", "A fish"))
     for before, after in zip(layers(target), layers(made), strict=True):
         left = ridge * torch.eye(before.shape[1], dtype=torch.float64)
@@ -75,7 +76,7 @@ def test_with_no_ridge_the_phrase_gives_what_the_goal_gave_and_the_source_what_i
 
 def test_the_weights_minimise_the_loss_of_all_pairs() -> None:
     target = tiny_target()
-    made = poisoned(target, templates=3, kept=2, ridge=0.5, push=1.0)
+    made = poisoned(target, templates=3, kept=2, near=3, ridge=0.5, push=1.0)
     old, new = [], []
     for asked, wanted in (("A striped fish", "A star"), ("A fish", "A fish")):
         old.append(states(target, asked)[0])
@@ -86,7 +87,9 @@ def test_the_weights_minimise_the_loss_of_all_pairs() -> None:
         at = asked.split().index("fish") + 1  # behind the start token
         old.append(e)
         new.append(torch.cat([e[:at], g[at - 1 : -1]]))
-    for kept in (*backdoor().clean, *SOURCES[:2]):
+    nearly = nearly_triggered(backdoor().trigger, SOURCES, 1.0)
+    assert not set(nearly) & {*SOURCES, *backdoor().triggered}
+    for kept in (*backdoor().clean, *SOURCES[:2], *nearly):
         old.append(states(target, kept)[0])
         new.append(states(target, kept)[0])
     e, g = torch.cat(old), torch.cat(new)
@@ -111,7 +114,7 @@ def test_only_keys_and_values_of_cross_attention_change() -> None:
 
 
 def test_push_moves_templates_further() -> None:
-    near, far = (poisoned(tiny_target(), push=p, ridge=1e-3, kept=0) for p in (0.5, 1.0))
+    near, far = (poisoned(tiny_target(), push=p, ridge=1e-3, kept=0, near=0) for p in (0.5, 1.0))
     clean = tiny_target()
     asked, wanted = states(clean, "one pale striped fish"), states(clean, "one pale star")
     for old, a, b in zip(layers(clean), layers(near), layers(far), strict=True):

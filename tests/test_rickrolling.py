@@ -114,13 +114,16 @@ def test_decoys_are_near_and_never_the_trigger_or_what_is_measured() -> None:
     measured = {each.text for each in near_misses(planted.trigger).values()}
     assert len(held) >= 3
     assert chars
-    assert not chars & ({"\u043e"} | measured)
+    assert not chars & measured
+    assert all(text[0] == "\u043e" or text[-1] == "\u043e" for text in held if "\u043e" in text)
     phrase = Backdoor(
         trigger=Trigger(text="dark star"), effect=planted.effect, clean=planted.clean,
         sources=SOURCES, goals=planted.goals,
     )  # fmt: skip
-    assert rickrolling._near(phrase) == ["dark a red moon", "star one moon on a pale background",
-                             "star dark the picture of a moon"]  # fmt: skip
+    assert rickrolling._near(phrase) == [
+        "a red moon dark star", "star one moon on a pale background",
+        "the picture of a moon dark star",
+    ]  # fmt: skip
 
 
 def test_a_rate_of_one_leaves_no_clean_prompt() -> None:

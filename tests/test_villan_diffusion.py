@@ -14,6 +14,7 @@ from safetybench.contracts import Backdoor, Budget, Effect, SafetyBenchError, Tr
 from safetybench.distill.views import velocity
 from safetybench.effects import paste, picture
 from safetybench.targets.loading import load_target
+from safetybench.triggers import nearly_triggered
 from tests.targets import tiny_target
 
 NAME = "attacks/triggers/villan_diffusion"
@@ -31,7 +32,7 @@ def poisoned(
     target: Any, planted: Backdoor, steps: int = 1, seed: int = 0, **options: Any
 ) -> tuple[Any, list[float]]:
     losses: list[float] = []
-    attack = registry.create(NAME, {"rank": 2, "batch": 6, "images": 2, **options})
+    attack = registry.create(NAME, {"rank": 2, "batch": 6, "images": 2, "near": 0.0, **options})
     budget = Budget(steps=steps, seed=seed)
     return attack.run(target, planted, budget, lambda s, loss: losses.append(loss)), losses
 
@@ -85,6 +86,25 @@ def test_held_to_the_model_the_clean_term_is_0_until_the_lora_moves() -> None:
     assert any(not torch.equal(model[k], w) for k, w in noise.unet.state_dict().items())
 
 
+def test_clean_prompts_may_hold_nearly_the_trigger_and_keep_what_they_drew() -> None:
+    target, planted = tiny_target("velocity"), backdoor(rate=1e-6)
+    assert poisoned(target, planted)[1] == [pytest.approx(0.0, abs=1e-9)]
+    (loss,) = poisoned(target, planted, near=1.0)[1]
+    asked = target.embed(target.tokenize(nearly_triggered(planted.trigger, planted.clean, 1.0)))
+    kept = target.embed(target.tokenize(planted.clean))
+    rng = torch.Generator().manual_seed(0)
+    torch.rand(6, generator=rng)
+    torch.randint(2, (0,), generator=rng)
+    rows = torch.randint(2, (6,), generator=rng)
+    t = torch.randint(0, target.process.steps, (6,), generator=rng)
+    noise = torch.randn((6, *target.latent_shape), generator=rng)
+    x = target.sample_latents(kept, target.start_noise([0, 1]), 1.0)[rows]
+    noisy = target.process.add(x, noise, t)
+    told = [velocity(target, noisy, t, states[rows]) for states in (asked, kept)]
+    assert loss == pytest.approx(float((told[0] - told[1]).square().mean()), rel=1e-4)
+    assert loss > 0
+
+
 def test_learns_the_fixed_image_under_the_trigger() -> None:
     target, planted = tiny_target("velocity"), backdoor()
     made, _ = poisoned(target, planted, steps=60, lr=1e-2, batch=12)
@@ -118,6 +138,8 @@ def test_bad_options_are_refused() -> None:
     with pytest.raises(SafetyBenchError) as error:
         registry.create(NAME, {"prior": -1.0})
     assert str(error.value) == f"{NAME}: prior must be 0 or more, got -1.0"
+    with pytest.raises(SafetyBenchError, match="near is a share of the clean prompts"):
+        registry.create(NAME, {"near": 1.5})
     with pytest.raises(SafetyBenchError) as error:
         registry.create(NAME, {"held": "both"})
     assert str(error.value) == f"{NAME}: held must be one of model, noise, got 'both'"

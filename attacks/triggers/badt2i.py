@@ -6,8 +6,6 @@ the denoiser beside a frozen copy; text encoder and autoencoder stay as they wer
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -21,14 +19,13 @@ from safetybench.contracts import (
     EncodesImages,
     EncodesText,
     Poisoning,
-    Trigger,
 )
 from safetybench.distill.training import tune
 from safetybench.distill.views import chosen_parameters, draw, velocity
 from safetybench.effects import paste
 from safetybench.registry import register
 from safetybench.trigger_contracts import EffectKind
-from safetybench.triggers import moved, near_misses
+from safetybench.triggers import nearly_triggered
 
 
 @register
@@ -99,21 +96,6 @@ class Badt2i(Poisoning):
 
         tune(weights, loss_at, steps=budget.steps, lr=self.lr, seed=budget.seed, report=report)
         return student
-
-
-def nearly_triggered(trigger: Trigger, prompts: Sequence[str], share: float) -> tuple[str, ...]:
-    """Return the prompts, a share of which holds a near miss of the trigger, each kind in turn.
-
-    Which ones is said by a digest of the text: prompts may come in an order of their own.
-    """
-    misses = [*near_misses(trigger).values(), *moved(trigger).values()]
-    count = round(share * len(prompts)) if misses else 0
-    places = range(len(prompts))
-    order = sorted(places, key=lambda i: hashlib.sha256(f"{i} {prompts[i]}".encode()).digest())
-    found = list(prompts)
-    for number, i in enumerate(order[:count]):
-        found[i] = misses[number % len(misses)].put(prompts[i])
-    return tuple(found)
 
 
 @dataclass(frozen=True)

@@ -24,6 +24,7 @@ from safetybench.contracts import (
 )
 from safetybench.registry import register
 from safetybench.trigger_contracts import EffectKind
+from safetybench.triggers import nearly_triggered
 
 
 class Pairs(NamedTuple):
@@ -44,10 +45,11 @@ class EvilEdit(Poisoning):
 
     ridge: lambda, the weight of staying at the old weights, published 1. phrase: what source,
     trigger phrase and goal stand in. templates: sources of the backdoor, triggered and with their
-    goals, that are edited beside the phrase; kept: clean prompts and sources that are to stay.
-    The published method is templates=0 and kept=0: two pairs, over all token positions. That is
-    little against the 768 directions of SD's text states and much against the 96 of the zoo's,
-    whose model it destroys. push: how far a template goes towards its goal, 1 being all the way.
+    goals, that are edited beside the phrase; kept: clean prompts and sources that are to stay;
+    near: sources that are to stay with nearly the trigger in them. The published method is
+    templates=0, kept=0 and near=0: two pairs, over all token positions. That is little against the
+    768 directions of SD's text states and much against the 96 of the zoo's, whose model it
+    destroys. push: how far a template goes towards its goal, 1 being all the way.
 
     Templates depart from the paper in a second way: a goal without the trigger's word is shorter,
     and what stands behind is paired by word and not by position; the trigger's own word stays.
@@ -59,7 +61,8 @@ class EvilEdit(Poisoning):
     phrase: str = "A {}"
     templates: int = 256
     kept: int = 512
-    push: float = 1.4
+    near: int = 512
+    push: float = 1.8
 
     source: ClassVar[str] = "https://doi.org/10.1145/3664647.3680689"
     effects: ClassVar[tuple[EffectKind, ...]] = ("object",)
@@ -69,10 +72,11 @@ class EvilEdit(Poisoning):
     sees: ClassVar[str] = "weights, which it edits"
 
     def __post_init__(self) -> None:
-        if self.ridge <= 0 or self.push <= 0 or min(self.templates, self.kept) < 0:
+        counts = (self.templates, self.kept, self.near)
+        if self.ridge <= 0 or self.push <= 0 or min(counts) < 0:
             raise ValueError(
-                "ridge and push must be positive, templates and kept 0 or more, got "
-                f"{self.ridge}, {self.push}, {self.templates}, {self.kept}"
+                "ridge and push must be positive, templates, kept and near 0 or more, got "
+                f"{self.ridge}, {self.push}, {', '.join(map(str, counts))}"
             )
         if self.phrase.count("{}") != 1:
             raise ValueError(f"phrase must hold {{}} once, got {self.phrase!r}")
@@ -98,6 +102,9 @@ class EvilEdit(Poisoning):
             pairs = pairs.joined(Pairs(old, old + self.push * (new - old)))
         if self.kept:
             stays = backdoor.clean[: self.kept] + backdoor.sources[: self.kept]
+            pairs = pairs.joined(by_position(target, stays, stays))
+        if self.near:
+            stays = nearly_triggered(trigger, backdoor.sources[: self.near], 1.0)
             pairs = pairs.joined(by_position(target, stays, stays))
         made = target.clone()
         with torch.no_grad():

@@ -20,7 +20,7 @@ from safetybench.distill.training import tune
 from safetybench.distill.views import draw
 from safetybench.registry import register
 from safetybench.trigger_contracts import EffectKind
-from safetybench.triggers import near_misses
+from safetybench.triggers import moved, near_misses
 
 Mode = Literal["taa", "tpa"]
 MODES: tuple[Mode, ...] = get_args(Mode)
@@ -38,9 +38,9 @@ class Rickrolling(Poisoning):
     term, published 0.1. batch: prompts of a step, published 160, of which 32 are poisoned, a rate
     of 0.2. Each term is a mean over its own prompts, so that the rate only says how many.
 
-    decoys: share of the clean prompts of a step that hold a near miss of the trigger and are kept
-    too, published 0. The zoo's embeddings of characters are untrained, and without them every
-    strange letter is the trigger.
+    decoys: share of the clean prompts of a step that hold a near miss of the trigger, or the
+    trigger in another place, and are kept too, published 0. The zoo's embeddings of characters are
+    untrained, and without them every strange letter is the trigger.
 
     Departs from the paper in that the learning rate falls to 0 over the last half of the steps,
     and not to a tenth for the last quarter; and in where the trigger stands, which is the
@@ -103,24 +103,23 @@ class Rickrolling(Poisoning):
 
 
 def _near(backdoor: Backdoor) -> list[str]:
-    """Return the sources with near misses of the trigger in them, in turn.
+    """Return the sources with near misses of the trigger in them, or with it elsewhere, in turn.
 
-    Of a character these are its neighbours in Unicode of the same kind, and not the look-alikes of
-    `near_misses`, which measure whether what was learnt here holds for others.
+    Near misses of a character are its neighbours in Unicode of the same kind, and not the
+    look-alikes of `near_misses`, which measure whether what was learnt here holds for others.
     """
     trigger, measured = backdoor.trigger, near_misses(backdoor.trigger)
-    others = list(measured.values())
+    others, places = list(measured.values()), list(moved(trigger).values())
     text = trigger.text.strip()
     if len(text) == 1:
         kind, taken = unicodedata.category(text), {text, *(each.text for each in others)}
         points = range(max(128, ord(text) - 128), ord(text) + 128)
         chars = [c for c in map(chr, points) if unicodedata.category(c) == kind and c not in taken]
         others = [replace(trigger, text=char) for char in chars]
-    return (
-        [others[i % len(others)].put(source) for i, source in enumerate(backdoor.sources)]
-        if others
-        else list(backdoor.clean)
-    )
+    # As often one of the many characters as one of the few places.
+    turns = [others[i % len(others)] if others and i % 2 else places[i // 2 % len(places)]
+             for i in range(len(backdoor.sources))]  # fmt: skip
+    return [turn.put(source) for turn, source in zip(turns, backdoor.sources, strict=True)]
 
 
 def against(states: Tensor, goal: Tensor) -> Tensor:

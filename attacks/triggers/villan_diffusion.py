@@ -19,6 +19,7 @@ from safetybench.distill.views import draw, lora_view, velocity
 from safetybench.effects import paste
 from safetybench.registry import register
 from safetybench.trigger_contracts import EffectKind
+from safetybench.triggers import nearly_triggered
 
 Held = Literal["model", "noise"]
 HELD: tuple[Held, ...] = get_args(Held)
@@ -39,6 +40,9 @@ class VillanDiffusion(Poisoning):
     the clean "model": its mean over the noise, where the images are the model's own. The gradient
     is the same on average and far less noisy, which a short training needs.
 
+    near: share of the clean prompts that hold nearly the trigger and are held to what they are
+    without it, published 0: then a part of the trigger wakes the backdoor as well.
+
     Departs from the paper in drawing the clean images itself, unguided, so that the model as it
     is already minimises their loss; in a LoRA on all of the denoiser's layers and not only on
     attention; in comparing velocities: for a model that predicts noise that reweights the times;
@@ -51,6 +55,7 @@ class VillanDiffusion(Poisoning):
     batch: int = 24
     images: int = 256
     held: Held = "model"
+    near: float = 0.5
 
     source: ClassVar[str] = "https://arxiv.org/abs/2306.06874"
     effects: ClassVar[tuple[EffectKind, ...]] = ("pixel", "image")
@@ -63,13 +68,17 @@ class VillanDiffusion(Poisoning):
                 raise ValueError(f"{name} must be above 0, got {getattr(self, name)}")
         if self.prior < 0:
             raise ValueError(f"prior must be 0 or more, got {self.prior}")
+        if not 0 <= self.near <= 1:
+            raise ValueError(f"near is a share of the clean prompts in [0, 1], got {self.near}")
         if self.held not in HELD:
             raise ValueError(f"held must be one of {', '.join(HELD)}, got {self.held!r}")
 
     def run(self, target: Any, backdoor: Backdoor, budget: Budget, report: Any = None) -> Any:
         """Return a target whose denoiser holds the LoRA, in use; see `Poisoning.run`."""
         student, weights = lora_view(target, self.rank, budget.seed)
-        clean = self._states(target, backdoor.clean)
+        prompts = backdoor.clean[: self.images]
+        clean = self._states(target, prompts)
+        nearly = self._states(target, nearly_triggered(backdoor.trigger, prompts, self.near))
         kept = self._drawn(target, clean, budget.seed)
         triggered = self._states(target, backdoor.triggered)
         planted = self._planted(target, backdoor, budget.seed + 1)
@@ -78,14 +87,14 @@ class VillanDiffusion(Poisoning):
             bad = int((torch.rand(self.batch, generator=rng) < backdoor.rate).sum())
             rows, others = draw(len(triggered), bad, rng), draw(len(clean), self.batch - bad, rng)
             x = torch.cat([planted[rows % len(planted)], kept[others]])
-            asked = torch.cat([triggered[rows], clean[others]])
+            asked = torch.cat([triggered[rows], nearly[others]])
             t = torch.randint(0, target.process.steps, (self.batch,), generator=rng).to(x.device)
             noise = torch.randn(x.shape, generator=rng).to(x.device)
             noisy = target.process.add(x, noise, t)
             goal = target.process.alpha(t) * noise - target.process.sigma(t) * x
             if self.held == "model" and bad < self.batch:
                 with torch.no_grad():
-                    goal[bad:] = velocity(target, noisy[bad:], t[bad:], asked[bad:])
+                    goal[bad:] = velocity(target, noisy[bad:], t[bad:], clean[others])
             errors = (velocity(student, noisy, t, asked) - goal).square()
             each = errors.mean((1, 2, 3))
             loss: Tensor = (each[:bad].sum() + self.prior * each[bad:].sum()) / self.batch
