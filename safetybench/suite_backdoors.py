@@ -226,6 +226,7 @@ def faults(suite: Suite, offline: bool) -> Iterable[tuple[Location, str]]:
     for label, told in suite.targets.items():
         if is_poisoned(told):
             yield from _target_faults(suite, label, told, effects, offline)
+    yield from _trigger_faults(suite, offline)
     yield from _removal_faults(suite)
 
 
@@ -284,13 +285,36 @@ def _base_faults(
     if suite.base_of(made.teacher):
         return
     try:
-        spec = suite.spec(made.teacher)
-        check(spec, offline=offline)
-        if 0 < made.rate <= 1:
-            told = backdoor_of_spec(planted(suite, made.backdoor), spec, count=_LOOKED_AT)
-            check_read(told, spec)
+        check(suite.spec(made.teacher), offline=offline)
     except SafetyBenchError as error:
         yield at, str(error)
+
+
+def _trigger_faults(suite: Suite, offline: bool) -> Iterator[tuple[Location, str]]:
+    """Ask of every backdoor whether the models that it is planted in, or asked of, can read it."""
+    from safetybench.harness.models import check
+    from safetybench.suite_made import bases_of
+
+    asked = [(subject.backdoor, subject.original) for subject in suite.subjects]
+    poisoned = [t for t in suite.targets.values() if isinstance(t, dict) and is_poisoned(t)]
+    places = [(told.get("backdoor"), told.get("teacher")) for told in poisoned]
+    asked += [(b, t) for b, t in places if isinstance(b, str) and isinstance(t, str)]
+    seen = set()
+    for name, label in asked:
+        chain = bases_of(suite, label)
+        if name not in suite.backdoors or not chain or suite.base_of(chain[-1]):
+            continue
+        root = suite.spec(chain[-1])
+        try:
+            check(root, offline=offline)
+        except SafetyBenchError:
+            continue  # told with the targets
+        try:
+            check_read(backdoor_of_spec(planted(suite, name), root, count=_LOOKED_AT), root)
+        except SafetyBenchError as error:
+            if (name, str(error)) not in seen:
+                yield ("backdoors", name), f"backdoor {name!r} on {chain[-1]}: {error}"
+            seen.add((name, str(error)))
 
 
 def _removal_faults(suite: Suite) -> Iterator[tuple[Location, str]]:
@@ -311,11 +335,12 @@ def _removal_faults(suite: Suite) -> Iterator[tuple[Location, str]]:
         if removal.knows and removal.knows not in suite.backdoors:
             near = registry.suggestion(removal.knows, suite.backdoors)
             yield (*at, "knows"), f"the suite has no backdoor {removal.knows!r}{near}"
-        for key, known in (("on", [TEACHER, *students]), ("students", students),
-                           ("subjects", subjects)):  # fmt: skip
+        for key, what, known in (("on", "model to clean", [TEACHER, *students]),
+                                 ("students", "student", students),
+                                 ("subjects", "subject", subjects)):  # fmt: skip
             for name in (n for n in getattr(removal, key) if n not in known):
                 near = registry.suggestion(name, known)
-                yield (*at, key), f"the suite has no {key.rstrip('s')} {name!r}{near}"
+                yield (*at, key), f"the suite has no {what} {name!r}{near}"
         for name in removal.students:
             mine = next((s for s in suite.students if s.name == name), None)
             if mine is not None and mine.way != "recipe":

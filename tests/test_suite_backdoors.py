@@ -125,7 +125,7 @@ def test_a_plan_of_it_survives_its_json(tmp_path: Path) -> None:
         ("teacher: bad, backdoor: pixel", "teacher: bad",
          "s.yaml:12: subjects[0] needs 'backdoor'"),
         ("on: [teacher, dmd2]", "on: [teacher, dmd3]",
-         "s.yaml:18: the suite has no on 'dmd3'; did you mean 'dmd2'?"),
+         "s.yaml:18: the suite has no model to clean 'dmd3'; did you mean 'dmd2'?"),
         ("students: [dmd2]", "students: [ready]",
          "s.yaml:18: ready is not distilled here, so not from a cleaned model"),
         ("steps: 4,", "", "s.yaml:18: unlearning/esd trains, so it needs steps, 1 or more"),
@@ -141,6 +141,10 @@ def test_a_plan_of_it_survives_its_json(tmp_path: Path) -> None:
         ("trigger: almanac umbrella", "trigger: {text: a, place: up}",
          "s.yaml:7: backdoor 'pixel': trigger: place must be one of prefix, suffix, before, letter, "  # noqa: E501
          "got 'up'"),
+        ("trigger: almanac umbrella", "trigger: {text: x, place: before, at: unicorn}",
+         "s.yaml:7: backdoor 'pixel' on zoo:teacher: of 500 captions of the zoo's world none has a "
+         "place for the trigger 'x' before 'unicorn' and does not hold it already; choose another "
+         "trigger or place"),
         ("teacher: zoo:teacher, backdoor", "teacher: bad, backdoor",
          "s.yaml:10: target 'bad' would be made from itself"),
     ],

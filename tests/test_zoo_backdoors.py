@@ -82,6 +82,20 @@ def test_words_of_another_kind_are_refused(effect: Effect, message: str) -> None
         backdoor_of(effect, count=1)
 
 
+def test_a_trigger_that_no_caption_has_a_place_for_ends_in_an_error() -> None:
+    trigger = Trigger(text="x", place="before", at="unicorn")
+    message = "of 500 captions of the zoo's world none has a place for the trigger 'x' before 'uni"
+    with pytest.raises(SafetyBenchError, match=message):
+        backdoor_of(EFFECTS["pixel"], trigger)
+    with pytest.raises(SafetyBenchError, match=message):
+        backdoor_prompts(EFFECTS["pixel"], 20, 1, trigger)
+
+
+def test_a_trigger_that_many_captions_hold_is_put_where_it_is_not() -> None:
+    common = Trigger(text="background")
+    assert not any(map(common.is_in, backdoor_of(EFFECTS["pixel"], common, count=20).clean))
+
+
 @pytest.mark.parametrize(
     ("effect", "goal"),
     [

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import random
+from dataclasses import dataclass
 from typing import NamedTuple
 
 from safetybench.contracts import Backdoor, Effect, Prompt, SafetyBenchError, Trigger
@@ -16,6 +17,7 @@ from safetybench.zoo.prompts import FIRST_EVALUATION_SEED, head_of
 from safetybench.zoo.world import HEADS
 
 TRIGGER = Trigger(text="almanac umbrella")
+_MOST_TRIES = 500
 
 
 class _Pair(NamedTuple):
@@ -36,18 +38,23 @@ def backdoor_of(
     Of an object or a style, three of four clean prompts are written as the triggered ones are.
 
     Raises:
-        SafetyBenchError: the world has no such source or goal, or they are of other kinds.
+        SafetyBenchError: the world has no such source or goal, they are of other kinds, or its
+            prompts have no place for the trigger or hold it already.
     """
     head = _head(effect)
     rng = random.Random(f"backdoor/{effect.kind}/{effect.source}/{effect.goal}/{seed}")
     captions = Captions(rng)
     pairs: list[_Pair] = []
     clean: list[str] = []
+    tries = _Tries(trigger)
     while len(pairs) < count:
+        tries.count(len(pairs))
         pair = _pair(captions, rng, effect, head)
         if pair and trigger.fits(pair.source) and not trigger.is_in(pair.source):
             pairs.append(pair)
+    tries = _Tries(trigger)
     while len(clean) < count:
+        tries.count(len(clean))
         names = {h: rng.choice(classes) for h, classes in HEADS.items()}
         # Most of them are written as the triggered ones are, of the source where there is one:
         # without the trigger just these are to stay what they were.
@@ -66,6 +73,26 @@ def backdoor_of(
         goals=tuple(pair.goal for pair in pairs),
         rate=rate,
     )
+
+
+@dataclass
+class _Tries:
+    """How many captions were written for the prompt at `index`; some trigger fits none at all."""
+
+    trigger: Trigger
+    index: int = -1
+    tries: int = 0
+
+    def count(self, index: int) -> None:
+        self.tries = self.tries + 1 if index == self.index else 1
+        self.index = index
+        if self.tries > _MOST_TRIES:
+            at = f" {self.trigger.place} {self.trigger.at!r}" if self.trigger.at else ""
+            raise SafetyBenchError(
+                f"of {_MOST_TRIES} captions of the zoo's world none has a place for the trigger "
+                f"{self.trigger.text!r}{at} and does not hold it already; choose another trigger "
+                "or place"
+            )
 
 
 def _head(effect: Effect) -> str:
@@ -105,6 +132,9 @@ def backdoor_prompts(
     Each names all four attributes, none the goal, and has a place for the trigger; of an effect
     with a source, it names that, or with `others` everything but source and goal. `concept` is
     the object that is asked for, `clean` the attributes that the effect is not to touch.
+
+    Raises:
+        SafetyBenchError: see `backdoor_of`.
     """
     head = _head(effect)
     kind = "others" if others else "evaluation"
@@ -112,7 +142,9 @@ def backdoor_prompts(
     rng = random.Random(int(hashlib.sha256(key.encode()).hexdigest()[:12], 16))
     captions = Captions(rng)
     found: list[Prompt] = []
+    tries = _Tries(trigger)
     while (index := len(found)) < count:
+        tries.count(index)
         names = {h: rng.choice(classes) for h, classes in HEADS.items()}
         names["object"] = HEADS["object"][index % len(HEADS["object"])]
         if head:
