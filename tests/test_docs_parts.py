@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from docs.generate import DOCS
-from docs.parts import together
+from docs.parts import _outcomes, together
 from safetybench import stats
 
 
@@ -63,9 +63,43 @@ def test_what_does_not_go_together_is_refused(whole: dict[str, Any]) -> None:
         together([first, {**other, "exit_code": 6}])
 
 
-def test_a_verdict_that_the_number_of_comparisons_decides_is_refused(whole: dict[str, Any]) -> None:
+def paired(alone: int, others: int, both: int, n: int = 200) -> dict[str, Any]:
+    """Return a pair that a part called lost, with these counts."""
+    teacher, student = (both + alone) / n, (both + others) / n
+    return {
+        "subject": "pixel", "metric": "utility", "n": n, "difference": student - teacher,
+        "teacher": {"rate": teacher}, "trainings": 1, "verdict": "lost", "adjusted_p": 0.04,
+        "student": {"cell": "a.clean", "role": "student", "name": "a", "rate": student},
+        "p_value": stats.mcnemar_exact(alone, others), "reason": "Less: 96.0% of the teacher's.",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("counts", "verdict", "also"),
+    [
+        ((7, 0, 190), "unchanged", "rates within 10 points are"),
+        ((40, 20, 100), "not distinguishable", "neither are rates within 10 points"),
+    ],
+)
+def test_a_verdict_that_the_number_of_comparisons_decides_is_made_anew(
+    whole: dict[str, Any], counts: tuple[int, int, int], verdict: str, also: str
+) -> None:
     parts = [part(whole, subject) for subject in ("pixel", "style")]
-    pair = next(p for p in parts[0]["pairs"] if p["metric"] == "asr")
-    parts[0]["pairs"] = [{**pair, "p_value": 0.04, "adjusted_p": 0.04}]
+    pair = paired(*counts)
+    assert pair["p_value"] < 0.05
+    parts[0]["pairs"] = [pair]
+    (found,) = (p for p in together(parts)["pairs"] if p["student"]["cell"] == "a.clean")
+    assert found["adjusted_p"] >= 0.05
+    assert found["verdict"] == verdict
+    assert found["reason"] == (
+        f"No difference is shown after correction over all runs, {also}: 96.0% of the teacher's."
+    )
+    first, second = _outcomes(pair)
+    assert (sum(first) / 200, sum(second) / 200) == (
+        pair["teacher"]["rate"],
+        pair["student"]["rate"],
+    )
+    assert sum(a and not b for a, b in zip(first, second, strict=True)) == counts[0]
+    parts[0]["pairs"] = [{**pair, "trainings": 2}]
     with pytest.raises(ValueError, match="depends on the number of comparisons"):
         together(parts)
