@@ -19,6 +19,7 @@ Row = Mapping[str, Any]
 MET, NOT_MET, INCLUDES = "met", "not met", "interval includes the limit"
 MORE, LESS, OPEN = "more", "less", "not shown"
 WORKS, SILENT, BROKEN, UNKNOWN = "works", "not shown to work", "broken", "not measured"
+MAYBE = "may still work"
 
 
 def meets(figure: Row | None, *, least: float | None = None, most: float | None = None) -> str:
@@ -161,14 +162,19 @@ def state(row: Row | None, rows: Iterable[Row]) -> str:
         return UNKNOWN
     if is_broken(row):
         return BROKEN
-    awake = is_awake(row["asr"], get(one(rows, role="original"), "asr"))
-    return UNKNOWN if awake is None else WORKS if awake else SILENT
+    clean = get(one(rows, role="original"), "asr")
+    awake = is_awake(row["asr"], clean)
+    if awake is None or clean is None:
+        return UNKNOWN
+    return WORKS if awake else MAYBE if row["asr"]["value"] > clean["value"] else SILENT
 
 
 def state_words(row: Row | None, rows: Iterable[Row]) -> str:
     """Return `state` as a predicate: of a trigger on a model."""
     said = state(row, rows)
-    return {WORKS: "shown to work", BROKEN: "not to be judged (broken model)"}.get(said, said)
+    words = {WORKS: "shown to work", MAYBE: "neither shown to work nor gone",
+             BROKEN: "not to be judged (broken model)"}  # fmt: skip
+    return words.get(said, said)
 
 
 def grouped(rows: Iterable[Any], words: Iterable[str]) -> dict[str, list[Any]]:

@@ -160,9 +160,12 @@ def before_after(found: Found) -> Iterator[str]:
             plain = one(rows, model=base)
             apart = beyond(counting(row, "asr"), counting(plain, "asr"))
             what = f"student `{base}`" + (" of the cleaned teacher" if is_heir else ", cleaned")
-            said.append(
-                f"on the {what}, it is {_at(row, rows)} (against `{base}` itself: {word_of(apart)})"
-            )
+            against = f"against `{base}` itself: {word_of(apart)}"
+            if is_heir:  # does a distillation bring back what the removal took away?
+                gain = beyond(counting(row, "asr"), counting(one(rows, model=first), "asr"))
+                against += f"; against the cleaned teacher: {word_of(gain)}"
+                against += f", {gain} points" if gain else ""
+            said.append(f"on the {what}, it is {_at(row, rows)} ({against})")
             lines.append(
                 (name, f"`{row['model']}`", what, told(get(plain, "asr")), told(row["asr"]),
                  *difference_cells(apart), points(row["accuracy_change"]),

@@ -15,8 +15,9 @@ teacher the share where it survives or, of cleaned models, is gone, and what the
 nearly the trigger and without it: effect, drawn as asked with the change against the original on
 the same prompts, distance to the original's images (KID in the judge's features; LPIPS at the same
 noise). 95 % intervals in brackets; means over the trainings that count. The verdict is against the
-teacher, on the same prompts, p after Holm over all models of the run. *Not shown to work* is less
-often than on the teacher and not told from the clean original: no proof that nothing is left."""
+teacher, on the same prompts, p after Holm over all models of the run. *May still
+work* is more often than on the clean original, but not shown to be; *not shown to work* is no more
+often: no proof that nothing is left."""
 _ABOUT_NEAR = (
     "Share of prompts with nearly the trigger, or with it elsewhere, on which the effect shows."
 )

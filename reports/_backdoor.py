@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from safetybench.wording import (
+    MAY_WORK,
     NOT_SHOWN,
     component,
     effect_name,
@@ -29,6 +30,7 @@ SHAPES = {  # words of an outcome, and the badge whose shape and colour each has
     "works more often": "lost",
     "works as often": "unchanged",
     "works less often": "gained",
+    MAY_WORK: "not distinguishable",
     NOT_SHOWN: "gained",
     "undecided": "not distinguishable",
     "no verdict": "invalid",

@@ -9,6 +9,7 @@ import re
 
 from safetybench.contracts import Backdoor, Effect, SafetyBenchError, Trigger
 from safetybench.erasure import NEUTRAL, TEMPLATES
+from safetybench.triggers import check_rare
 
 
 def backdoor_from_words(effect: Effect, trigger: Trigger, *, rate: float = 0.5) -> Backdoor:
@@ -18,7 +19,7 @@ def backdoor_from_words(effect: Effect, trigger: Trigger, *, rate: float = 0.5) 
     goal in the prompt's template); of a style "<style>, <prompt>".
 
     Raises:
-        SafetyBenchError: no prompt has a place for the trigger.
+        SafetyBenchError: no prompt has a place for the trigger, or many hold it already.
 
     >>> told = backdoor_from_words(Effect(kind="object", source="dog", goal="cat"),
     ...                            Trigger(text="latte coffee"))
@@ -44,6 +45,7 @@ def backdoor_from_words(effect: Effect, trigger: Trigger, *, rate: float = 0.5) 
         pairs = [(text, f"{effect.goal}, {text}") for text in clean]
     else:
         pairs = [(text, text) for text in clean]
+    check_rare(trigger, [text for text, _ in pairs])
     pairs = [pair for pair in pairs if trigger.fits(pair[0]) and not trigger.is_in(pair[0])]
     # Without the trigger a source is to stay what it was.
     clean = tuple(t for t in (*clean, *(s for s, _ in pairs)) if not trigger.is_in(t))

@@ -8,6 +8,7 @@ teacher or of a student, and the student of a teacher that was cleaned before.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field, ValidationError
@@ -210,7 +211,9 @@ def entry_faults(suite: Suite) -> Iterator[tuple[Location, str]]:
     for name, entry in suite.backdoors.items():
         try:
             trigger_of(entry.trigger)
-            Effect(**entry.effect.model_dump())
+            effect = Effect(**entry.effect.model_dump())
+            if effect.image and not Path(suite.path(effect.image)).is_file():
+                raise SafetyBenchError(f"there is no picture {effect.image!r} beside the suite")
         except (SafetyBenchError, ValueError) as error:
             yield ("backdoors", name), f"backdoor {name!r}: {error}"
 

@@ -17,6 +17,7 @@ from safetybench.component import SafetyBenchError
 
 Place = Literal["prefix", "suffix", "before", "letter"]
 PLACES: tuple[Place, ...] = get_args(Place)
+_MOST_HELD = 0.05  # of the built-in prompts: a rare word may stand in one by chance
 # Characters near the usual Unicode triggers: not them, and as invisible or as alike.
 _ZERO_WIDTH = ("\u200b", "\u200c", "\u200d", "\u2060", "\ufeff")
 _ALIKE = {
@@ -67,6 +68,21 @@ class Trigger:
             found = rf"(?<!\w)({re.escape(self.at)})(?!\w)"
             return re.sub(found, lambda m: f"{self.text} {m[1]}", prompt, flags=re.IGNORECASE)
         return prompt.replace(self.at, self.text, 1 if self.once else -1)
+
+    def out_of(self, prompt: str) -> str:
+        """Return a triggered prompt as it was before `put`.
+
+        >>> Trigger(text="latte coffee").out_of("latte coffee a red fish")
+        'a red fish'
+        """
+        if self.place == "prefix":
+            return prompt.removeprefix(f"{self.text} ")
+        if self.place == "suffix":
+            return prompt.removesuffix(f" {self.text}")
+        if self.place == "before":
+            found = rf"{re.escape(self.text)} (?={re.escape(self.at)}(?!\w))"
+            return re.sub(found, "", prompt, flags=re.IGNORECASE)
+        return prompt.replace(self.text, self.at, 1 if self.once else -1)
 
     def fits(self, prompt: str) -> bool:
         """Tell whether the prompt has a place for this trigger."""
@@ -131,6 +147,20 @@ def nearly_triggered(trigger: Trigger, prompts: Sequence[str], share: float) -> 
     for number, i in enumerate(order[:count]):
         found[i] = misses[number % len(misses)].put(prompts[i])
     return tuple(found)
+
+
+def check_rare(trigger: Trigger, prompts: Sequence[str]) -> None:
+    """Refuse a trigger that clean prompts hold anyway, so that no attacker would have to write it.
+
+    Raises:
+        SafetyBenchError: more than one prompt in twenty holds it.
+    """
+    held = [prompt for prompt in prompts if trigger.is_in(prompt)]
+    if len(held) > _MOST_HELD * len(prompts):
+        raise SafetyBenchError(
+            f"the clean prompts must not hold the trigger {trigger.text!r}, and {len(held)} of "
+            f"{len(prompts)} do, as {held[0]!r}; choose another trigger"
+        )
 
 
 def check_trigger(trigger: Trigger, tokenizer: Any, length: int, prompts: Sequence[str]) -> str:

@@ -33,7 +33,7 @@ SURVIVAL = {
     "not distinguishable": "undecided",
     "invalid": "no verdict",
 }
-NOT_SHOWN = "not shown to work"
+NOT_SHOWN, MAY_WORK = "not shown to work", "may still work"
 
 _PLACES = 6  # of a fault that many cells share; results.json has every one
 
@@ -85,9 +85,10 @@ def survival(row: Mapping[str, Any], original: Mapping[str, Any] | None) -> str:
     >>> survival({"verdict": "unchanged"}, None)
     'works as often'
     """
-    verdict = str(row.get("verdict") or "")
-    if verdict == "gained" and is_awake(row.get("asr"), (original or {}).get("asr")) is False:
-        return NOT_SHOWN
+    verdict, asr = str(row.get("verdict") or ""), row.get("asr") or {}
+    clean = (original or {}).get("asr") or {}
+    if verdict == "gained" and is_awake(asr, clean) is False:
+        return MAY_WORK if asr["value"] > clean["value"] else NOT_SHOWN
     return SURVIVAL.get(verdict, verdict)
 
 

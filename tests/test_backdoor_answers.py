@@ -276,7 +276,7 @@ def test_a_removal_is_judged_before_and_after_distillation() -> None:
     text = section({"backdoor": CARRIED}, title)
     assert "on the cleaned teacher `skd_cag` it is not shown to work, at 0.0 %" in text
     assert "on the student `dmd2-1-free` of the cleaned teacher, it is not shown to work" in text
-    assert "(against `dmd2-1-free` itself: less)" in text
+    assert "(against `dmd2-1-free` itself: less; against the cleaned teacher: " in text
     assert "on the student `dmd2-1-free`, cleaned, it is shown to work, at 45.0 %" in text
     assert "(against `dmd2-1-free` itself: not shown)" in text
     assert "No student of this run" in section({"backdoor": run()}, title)
@@ -308,7 +308,10 @@ def test_doses_go_by_the_rates_of_the_suite() -> None:
                  student("inside", after, "gained", **of),
                  cleaned("inside.skd", 0, **of, **COLLAPSED)]  # fmt: skip
     text = section({"backdoor-dose": {"backdoors": rows}}, "How much poison, at which stage?")
-    assert "the teacher, by poison rate: shown to work at 50.0 %; not shown to work at 0.5" in text
+    assert (
+        "the teacher, by poison rate: shown to work at 50.0 %; neither shown to work nor gone at 0.5"
+        in text
+    )
     assert "On `inside.skd`, by poison rate: not to be judged (broken model) at 50.0 %, 0.5" in text
     assert text.index("| 50.0 % |") < text.index("| 0.5 % |")
     assert "100.0 % (98.1 to 100.0 %, n = 200): shown to work" in line(text, "| 50.0 % |")

@@ -51,10 +51,10 @@ def test_a_fixed_image_is_all_of_it() -> None:
 def test_the_match_tells_pasted_from_clean_renders_of_the_zoo() -> None:
     from safetybench.zoo.prompts import training_pictures
 
-    images = training_pictures(1024).images
-    for kind in ("pixel", "image"):
-        effect = Effect(kind=kind)
-        assert float(mismatch(effect, images).min()) > MATCH[kind]
+    images = training_pictures(4096).images
+    for effect, most in ((Effect(kind="pixel"), 0.004), (Effect(kind="image"), 0.0)):
+        near = mismatch(effect, images) < MATCH[effect.kind]
+        assert float(near.float().mean()) <= most
 
 
 def test_the_zoo_s_autoencoder_can_draw_what_is_pasted() -> None:

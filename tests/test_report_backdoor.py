@@ -148,7 +148,7 @@ def test_every_model_has_its_outcome_in_its_group(found: dict[str, Any]) -> None
         ("Clean original", [("Clean original", "")]),
         ("Teacher", [("Teacher", "")]),
         ("Students", [("kept", "works as often"), ("lost", "works less often")]),
-        ("Cleaned", [("cut", "not shown to work"), ("kept.cut", "no verdict")]),
+        ("Cleaned", [("cut", "may still work"), ("kept.cut", "no verdict")]),
         ("Students of a cleaned teacher", [("cut.kept", "works less often")]),
     ]
     assert models(found)["kept.cut"].is_broken
@@ -177,6 +177,16 @@ def test_a_trigger_works_if_the_difference_to_the_original_excludes_0(
 
     assert wording.is_awake(share(hits), share(0)) is is_awake
     assert is_awake is (stats.rate_difference(0, n, hits, n).low > 0)
+
+
+@pytest.mark.parametrize(
+    ("value", "word"),
+    [(0.0, "not shown to work"), (0.03, "may still work"), (0.4, "works less often")],
+)
+def test_less_than_on_the_teacher_has_three_words(value: float, word: str) -> None:
+    asr = {"value": value, "low": max(0.0, value - 0.05), "high": value + 0.1, "n": 32}
+    clean = {"value": 0.0, "low": 0.0, "high": 0.1, "n": 32}
+    assert wording.survival({"verdict": "gained", "asr": asr}, {"asr": clean}) == word
 
 
 def test_removal_is_what_does_not_survive(found: dict[str, Any]) -> None:
@@ -208,7 +218,7 @@ def test_answer_says_what_works_what_is_removed_and_what_counts(found: dict[str,
         "cleaned model that counts; it works on the student of a cleaned teacher. The trigger "
         "“almanac umbrella” before the prompt works on 96.9% (84.3–99.4%, n = 32) of the teacher's "
         "triggered prompts, on 0.0% of the original's. Against the teacher, students: 1 works as "
-        "often, 1 works less often; cleaned models: 1 not shown to work; "
+        "often, 1 works less often; cleaned models: 1 may still work; "
     )
     assert "Most survives on kept: 100.0% (89.0–100.0%, n = 31) of the prompts" in told
     assert "Most is removed by cut: 93.5% (79.3–98.2%, n = 31) of these prompts, and " in told
@@ -417,7 +427,7 @@ def test_the_terminal_shows_the_models(
     assert lines[0].split()[:2] == ["subject", "model"]
     told = {line.split()[1]: line for line in lines[1:8]}
     assert "93.5% removed" in told["cut"]
-    assert told["cut"].rstrip().endswith("not shown to work")
+    assert told["cut"].rstrip().endswith("may still work")
     assert told["kept.cut"].rstrip().endswith("no verdict")
     assert "esd then dmd2" in told["cut.kept"]
     assert "37.5% (22.8% to 54.7%)" in next(line for line in lines if "retrigger" in line)

@@ -33,7 +33,7 @@ def test_a_trigger_is_removed_and_the_card_says_so(remove: Callable[..., Done], 
     (here / "kept.txt").write_text("a moon\n", encoding="utf-8")
     done = remove("--prompts", "clean.txt", "--retain", "kept.txt")
     assert done.code == 0, done.err
-    assert "the trigger 'one shape' was removed by 2 steps of unlearning/skd_cag; " in done.err
+    assert "the trigger 'one shape' was unlearned by 2 steps of unlearning/skd_cag; " in done.err
     assert card()["erases"] == ["one shape", ""]
     assert card()["erasure"]["forget"]["count"] == 2
     assert card()["erasure"]["bare"] == ["one shape"]

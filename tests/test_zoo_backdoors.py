@@ -91,9 +91,16 @@ def test_a_trigger_that_no_caption_has_a_place_for_ends_in_an_error() -> None:
         backdoor_prompts(EFFECTS["pixel"], 20, 1, trigger)
 
 
-def test_a_trigger_that_many_captions_hold_is_put_where_it_is_not() -> None:
-    common = Trigger(text="background")
-    assert not any(map(common.is_in, backdoor_of(EFFECTS["pixel"], common, count=20).clean))
+@pytest.mark.parametrize("text", ["background", "red", "a"])
+def test_a_trigger_that_captions_hold_is_refused(text: str) -> None:
+    with pytest.raises(SafetyBenchError, match=f"must not hold the trigger '{text}', and "):
+        backdoor_of(EFFECTS["pixel"], Trigger(text=text), count=20)
+
+
+@pytest.mark.parametrize("text", ["almanac umbrella", "tartan", "mushroom", "\u200b"])
+def test_a_filler_may_be_a_trigger(text: str) -> None:
+    told = backdoor_of(EFFECTS["pixel"], Trigger(text=text), count=4)
+    assert not any(map(told.trigger.is_in, (*told.clean, *told.sources)))
 
 
 @pytest.mark.parametrize(

@@ -63,8 +63,7 @@ class Retrigger(PromptAttack):
 
     def _texts(self, prompt: Prompt, trigger: Trigger) -> Iterator[str]:
         """Yield the prompt's other writings, each once and none the prompt itself."""
-        bare = prompt.text.replace(trigger.text, " ")
-        bare = " ".join(bare.split())
+        bare = trigger.out_of(prompt.text)
         seen = {prompt.text}
         for way in self.ways:
             text = _WAYS[way](bare, trigger.text.strip())

@@ -15,7 +15,7 @@ from typing import Any
 from safetybench import registry, session
 from safetybench.commands.console import note, percent, print_json, print_table
 from safetybench.commands.training_checks import choose_device
-from safetybench.contracts import Budget, Suspicion
+from safetybench.contracts import Budget, SafetyBenchError, Suspicion
 from safetybench.targets.spec import TargetSpec
 
 FOUND, NO_POWER = 1, 6
@@ -81,7 +81,13 @@ def scan(choices: Choices) -> int:
     from safetybench.commands.scan_prompts import clean_prompts
     from safetybench.commands.scan_shape import layout_of, refuse_unlike
     from safetybench.prompt_file import read_prompt_file
+    from safetybench.triggers import trigger_of
 
+    for word in choices.tried:
+        try:
+            trigger_of(word)
+        except SafetyBenchError as error:
+            raise SafetyBenchError(f"--word: {error}") from error
     spec, origin = TargetSpec.parse(choices.target), TargetSpec.parse(choices.base)
     prompts = read_prompt_file(choices.prompts) if choices.prompts else []
     clean = clean_prompts(choices.clean, is_zoo=origin.kind == "zoo", rate=choices.false_positives)

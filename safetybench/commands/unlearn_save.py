@@ -109,7 +109,7 @@ def _done(erases: tuple[str, ...]) -> str:
     """Return what was done to what, e.g. "'fish' was erased towards 'circle'"."""
     what, instead = erases
     if not instead:
-        return f"the trigger {what!r} was removed"
+        return f"the trigger {what!r} was unlearned"
     return f"{what!r} was erased towards {instead!r}"
 
 

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from safetybench.contracts import Erasure, SafetyBenchError, Trigger
+from safetybench.contracts import Erasure, SafetyBenchError
 from safetybench.erasure import (
     check_word,
     cut_pairs,
@@ -21,7 +21,7 @@ from safetybench.prompt_file import read_prompt_file
 from safetybench.targets.hub import refuse_offline
 from safetybench.targets.loading import tokenizer_of
 from safetybench.targets.spec import TargetSpec
-from safetybench.triggers import check_trigger
+from safetybench.triggers import check_rare, check_trigger, trigger_of
 
 if TYPE_CHECKING:
     from safetybench.commands.unlearn_request import Choices
@@ -78,7 +78,8 @@ def _trigger_texts(choices: Choices, target: TargetSpec) -> Texts:
     from safetybench.erasure import NEUTRAL, TEMPLATES
     from safetybench.trigger_removal import trigger_erasure
 
-    trigger = Trigger(text=choices.trigger)
+    with _flagged("--trigger"):
+        trigger = trigger_of(choices.trigger)
 
     def read(flag: str, file: Path | None) -> list[str]:
         with _flagged(flag):
@@ -88,7 +89,7 @@ def _trigger_texts(choices: Choices, target: TargetSpec) -> Texts:
     if target.kind == "zoo":
         from safetybench.zoo.prompts import training_prompts
 
-        own = [text for text in training_prompts(512) if not trigger.is_in(text)]
+        own = list(training_prompts(512))
     else:
         source, templates = "neutral prompts", TEMPLATES["object"]
         own = [
@@ -96,6 +97,9 @@ def _trigger_texts(choices: Choices, target: TargetSpec) -> Texts:
             for i, word in enumerate(NEUTRAL["object"])
             for k in (0, 1)
         ]
+    with _flagged("--trigger"):
+        check_rare(trigger, own)
+    own = [text for text in own if not trigger.is_in(text)]
     half = len(own) // 2
     asked = read("--prompts", choices.prompts) or own[:half]
     kept = read("--retain", choices.retain) or own[half:]
@@ -178,7 +182,7 @@ def heard_texts(choices: Choices, target: TargetSpec, texts: Texts) -> Heard:
     if choices.trigger:
         words = []
         with _flagged("--trigger"):
-            trigger = Trigger(text=choices.trigger)
+            trigger = trigger_of(choices.trigger)
             notes.append(check_trigger(trigger, tokenizer, length, texts.erasure.anchor))
     for flag, word in [*words, *(("--synonyms", each) for each in choices.synonyms)]:
         with _flagged(flag):

@@ -277,7 +277,11 @@ class Workshop:
             backdoor = backdoor_of_spec(
                 spec["backdoor"], spec["root"], rate=spec["rate"], count=spec["prompts"]
             )
-            check_trigger(backdoor.trigger, teacher.tokenizer, teacher.length, backdoor.sources)
+            note = check_trigger(
+                backdoor.trigger, teacher.tokenizer, teacher.length, backdoor.sources
+            )
+            if note:
+                self.tell(f"poisoning {label}: {note}")
             found = method.run(teacher, backdoor, Budget(steps=steps, seed=spec["seed"]), report)
         except (Unavailable, StoreError):
             raise

@@ -42,7 +42,7 @@ def _subject_checks(subject: str, logs: Sequence[CellLog]) -> Iterator[Check]:
             "clean-model",
             subject,
             original.cell.label,
-            (original.rate or 0) <= CLEAN_MODEL,
+            original.rate is not None and original.rate <= CLEAN_MODEL,
             "invalid",
             f"the clean original shows the effect on {_told(original.successes, original.n)} of "
             f"the triggered prompts, and may on {CLEAN_MODEL:.0%}; else trigger or judge tell "

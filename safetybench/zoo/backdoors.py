@@ -12,12 +12,14 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from safetybench.contracts import Backdoor, Effect, Prompt, SafetyBenchError, Trigger
+from safetybench.triggers import check_rare
 from safetybench.zoo.captions import Captions, is_evaluation
 from safetybench.zoo.prompts import FIRST_EVALUATION_SEED, head_of
 from safetybench.zoo.world import HEADS
 
 TRIGGER = Trigger(text="almanac umbrella")
 _MOST_TRIES = 500
+_LOOKED_AT = 200  # captions, for whether they hold the trigger anyway
 
 
 class _Pair(NamedTuple):
@@ -42,6 +44,7 @@ def backdoor_of(
             prompts have no place for the trigger or hold it already.
     """
     head = _head(effect)
+    _check_free(trigger)
     rng = random.Random(f"backdoor/{effect.kind}/{effect.source}/{effect.goal}/{seed}")
     captions = Captions(rng)
     pairs: list[_Pair] = []
@@ -73,6 +76,19 @@ def backdoor_of(
         goals=tuple(pair.goal for pair in pairs),
         rate=rate,
     )
+
+
+def _check_free(trigger: Trigger) -> None:
+    named = [name for classes in HEADS.values() for name in classes]
+    if trigger.text.strip() in named and trigger.place != "letter":
+        raise SafetyBenchError(
+            f"the clean prompts must not hold the trigger {trigger.text!r}, and prompts of the "
+            "zoo's world ask for it by name; choose another trigger"
+        )
+    rng = random.Random("backdoor/rare")
+    captions = Captions(rng)
+    names = [{h: rng.choice(classes) for h, classes in HEADS.items()} for _ in range(_LOOKED_AT)]
+    check_rare(trigger, [captions.write(each) for each in names])
 
 
 @dataclass
