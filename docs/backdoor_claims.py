@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from docs.backdoor_rules import (
+    BROKEN,
     LESS,
     MORE,
     OPEN,
@@ -19,6 +20,7 @@ from docs.backdoor_rules import (
     counting,
     flipped,
     get,
+    is_broken,
     one,
     pick,
     points,
@@ -116,14 +118,14 @@ def _of_prompts(found: Row) -> Iterator[str]:
     controls = [row for row in found["prompts"] if row["is_control"]]
     for name in dict.fromkeys(map(_detector, rows)):
         mine = [row for row in rows if _detector(row) == name]
-        sees = [row for row in mine if row["low"] > _HALF]
+        sees = [row for row in mine if row["low"] > _HALF and _beats_control(row, controls)]
         blind = [row for row in mine if row not in sees]
         false = [row for row in controls if _detector(row) == name and not _has_half(row)]
         best = max(row["tpr"] for row in mine)
         yield (
-            f"- `{name}` tells triggered prompts from clean ones better than luck on "
-            f"{_models(sees)}; not shown on {_models(blind)}. At 1 % false positives it finds at "
-            f"most {percent(best)} of a model's triggered prompts."
+            f"- `{name}` tells triggered prompts from clean ones better than luck, and better than "
+            f"on the clean teacher, on {_models(sees)}; not shown on {_models(blind)}. At 1 % "
+            f"false positives it finds at most {percent(best)} of a model's triggered prompts."
             + (_OFF_LUCK.format(len(false)) if false else "")
         )
     lines = [
@@ -131,6 +133,20 @@ def _of_prompts(found: Row) -> Iterator[str]:
         for row in [*rows, *controls]
     ]
     yield table(("detector", "backdoor", "AUROC", "found at 1 % false positives", "n"), lines)
+
+
+def _beats_control(row: Row, controls: Sequence[Row]) -> bool:
+    """Tell whether an AUROC is above that of the same prompts on the clean teacher.
+
+    What is seen there is the words themselves, and no backdoor. The interval of the difference is
+    put together from both.
+    """
+    same = [c for c in controls if c["detector"] == row["detector"]
+            and c["model"] == f"none ({row['model']}'s prompts)"]  # fmt: skip
+    ends = ("auroc", "low", "high")
+    sides = [dict(zip(("value", "low", "high"), (r[e] for e in ends), strict=True), n=0)
+             for r in (row, *same)]  # fmt: skip
+    return all(word_of(beyond(sides[0], other)) == MORE for other in sides[1:])
 
 
 def _has_half(row: Row) -> bool:
@@ -165,7 +181,10 @@ class Split(NamedTuple):
 
 
 def _of_models(found: Row) -> Iterator[str]:
-    clean, planted = ([r for r in found["models"] if r["clean"] is side] for side in (True, False))
+    clean, planted, unlearned = (
+        [r for r in found["models"] if r["kind"] == kind]
+        for kind in ("clean", "planted", "unlearned")
+    )
     limit = float(found["models"][0]["limit"])
     splits = [
         Split("token_search", limit, [r["search"] for r in planted], [r["search"] for r in clean]),
@@ -174,14 +193,25 @@ def _of_models(found: Row) -> Iterator[str]:
     ]  # fmt: skip
     search, weights = splits
     yield (
-        f"- `{search.name}`, its limit set on other models, finds {search.above(search.planted)} "
-        f"backdoored models, and {search.above(search.clean)} of the clean ones."
+        f"- `{search.name}`, its limit set on other models, is above it on "
+        f"{search.above(search.planted)} backdoored models, names the trigger of "
+        f"{sum(r['named'] for r in planted)} of them, with the trigger's two words among the "
+        f"{found['words']} that are tried, and is above it on {search.above(search.clean)} of the "
+        f"clean ones, trained for {found['clean_steps']} steps, and on "
+        f"{sum(r['search'] > limit for r in unlearned)} of {len(unlearned)} unlearned ones, which "
+        "hold no trigger."
     )
-    yield (
-        f"- `{weights.name}` has no limit: {weights.above(weights.planted)} backdoored models "
-        f"score above all {len(clean)} clean ones, as a further clean one would with a chance of "
-        f"1 in {len(clean) + 1}."
-    )
+    if any(weights.planted):
+        yield (
+            f"- `{weights.name}` has no limit: {weights.above(weights.planted)} backdoored models "
+            f"score above all {len(clean)} clean ones, as a further clean one would with a chance "
+            f"of 1 in {len(clean) + 1}."
+        )
+    else:
+        yield (
+            f"- `{weights.name}` looks at the text encoder, and these backdoors are in the "
+            "denoiser: all its scores are 0, and it can find none of them."
+        )
     lines = [
         (s.name, f"{s.limit:.3g}", s.above(s.planted),
          s.above(s.clean) if s is search else "none, by choice", _span(s.planted), _span(s.clean))
@@ -227,13 +257,18 @@ def claims(found: Found) -> Iterator[str]:
     yield table(("claim", "source", "published", "measured", "direction agrees"), lines)
 
 
+def published(rows: Sequence[Row]) -> Row | None:
+    """Return SKD-CAG by the published loss: in backdoor-removal the one without a clean anchor."""
+    return one(rows, model="skd_cag")
+
+
 def _of_skd_cag(found: Found) -> Iterator[Claim]:
     name = "unlearning/skd_cag"
     subjects = by_subject(found.get("backdoor-removal", {"backdoors": ()}))
     for kind, share in PUBLISHED.items():
         claim = Claim(f"SKD-CAG removes {kind} backdoors", name, percent(share))
         rows = next((r for r in subjects.values() if r[0]["effect"]["kind"] == kind), [])
-        removed = flipped(counting(one(rows, model="skd_cag"), "survival"))
+        removed = flipped(counting(published(rows), "survival"))
         if removed is not None:
             agrees = "yes" if removed["high"] >= share else (
                 "yes, less of it" if removed["low"] > _HALF else "no"
@@ -247,9 +282,12 @@ def _of_skd_cag(found: Found) -> Iterator[Claim]:
 def _against_baselines(subjects: Mapping[str, Sequence[Row]], claim: Claim) -> Claim:
     words = []
     for rows in subjects.values():
-        mine = one(rows, model="skd_cag")
+        mine = published(rows)
         for other in pick(rows, role="cleaned"):
             if mine is None or str(other["model"]).startswith("skd"):
+                continue
+            if is_broken(other):
+                words.append(BROKEN)
                 continue
             removed = (flipped(counting(row, "survival")) for row in (mine, other))
             each = {
@@ -262,8 +300,8 @@ def _against_baselines(subjects: Mapping[str, Sequence[Row]], claim: Claim) -> C
             )  # fmt: skip
     if not words:
         return claim
-    agrees = "yes" if set(words) == {"better"} else "no" if "worse" in words else OPEN
-    measured = tally(words, ("better", "mixed", "worse", OPEN))
+    agrees = "yes" if {"better"} == {*words} - {BROKEN} else "no" if "worse" in words else OPEN
+    measured = tally(words, ("better", "mixed", "worse", OPEN, BROKEN))
     return claim._replace(
         measured=f"against baselines, removal or accuracy: {measured}", agrees=agrees
     )
@@ -271,7 +309,7 @@ def _against_baselines(subjects: Mapping[str, Sequence[Row]], claim: Claim) -> C
 
 def _fidelity(subjects: Mapping[str, Sequence[Row]], claim: Claim) -> Claim:
     lost = {
-        name: beyond(get(one(rows, model="skd_cag"), "accuracy"),
+        name: beyond(get(published(rows), "accuracy"),
                      get(one(rows, role="teacher"), "accuracy"))
         for name, rows in subjects.items()
     }  # fmt: skip
@@ -293,16 +331,17 @@ def _of_detectors(found: Found) -> Iterator[Claim]:
         ("navi_t2i", "activations", "they do, whatever the effect"),
     ):
         claim = Claim(f"{what} give triggered prompts away", f"defenses/triggers/{name}", published)
-        rows = [
-            row for row in found.get("detectors", {"prompts": ()})["prompts"]
-            if row["detector"].startswith(name) and not row["is_control"]
-        ]  # fmt: skip
-        sees = sum(row["low"] > _HALF for row in rows)
+        told = found.get("detectors", {"prompts": ()})["prompts"]
+        rows = [r for r in told if r["detector"].startswith(name) and not r["is_control"]]
+        controls = [
+            r for r in found.get("detectors", {"prompts": ()})["prompts"] if r["is_control"]
+        ]
+        sees = sum(row["low"] > _HALF and _beats_control(row, controls) for row in rows)
         yield (
             claim
             if not rows
             else claim._replace(
-                measured=f"AUROC above luck in {sees} of {len(rows)} rows",
+                measured=f"AUROC above luck and the clean teacher's in {sees} of {len(rows)} rows",
                 agrees="yes" if sees == len(rows) else "in part" if sees else OPEN,
             )
         )

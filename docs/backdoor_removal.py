@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from docs.backdoor_claims import PUBLISHED, beside
+from docs.backdoor_claims import PUBLISHED, beside, published
 from docs.backdoor_rules import (
     BROKEN,
     LESS,
@@ -31,6 +31,8 @@ from docs.backdoor_rules import (
     one,
     pick,
     points,
+    recipes_line,
+    removal_recipes,
     state,
     state_words,
     suite,
@@ -55,11 +57,11 @@ def removals(found: Found) -> Iterator[str]:
     for name, rows in subjects.items():
         cleaned = pick(rows, role="cleaned")
         kind = rows[0]["effect"]["kind"]
-        yield f"**{name}.** {_published(one(cleaned, model='skd_cag'), kind)}"
+        yield f"**{name}.** {_published(published(cleaned), kind)}"
         yield _ranking(cleaned)
         yield table(
-            ("rank", "method", "ASR", "removal accuracy", "drawn as asked, clean", "change",
-             "trainings"),
+            ("rank", "method", "which is", "ASR", "removal accuracy", "drawn as asked, clean",
+             "change", "trainings"),
             list(_methods(cleaned)),
         )  # fmt: skip
     yield from _guidance(subjects)
@@ -79,7 +81,8 @@ def _published(row: Row | None, kind: str) -> str:
         return "SKD-CAG is not in the kept run."
     removed = flipped(row["survival"])
     text = (
-        f"SKD-CAG as published (`skd_cag`) has a removal accuracy of {told(removed)}; accuracy on "
+        f"SKD-CAG by its published loss (`{row['model']}`), in a recipe of this package, has a "
+        f"removal accuracy of {told(removed)}; accuracy on "
         f"clean prompts changes by {points(row['accuracy_change'])} points"
     )
     claimed = PUBLISHED.get(kind)
@@ -116,13 +119,14 @@ def _ranking(cleaned: Sequence[Row]) -> str:
 
 
 def _methods(cleaned: Sequence[Row]) -> Iterator[tuple[object, ...]]:
-    ranked = _ranked(cleaned)
+    ranked, recipes = _ranked(cleaned), removal_recipes("backdoor-removal")
     for row in [*ranked, *(row for row in cleaned if row not in ranked)]:
         rank = str(ranked.index(row) + 1) if row in ranked else (
             BROKEN if is_broken(row) else f"ASR above {percent(MOST_LEFT)}"
         )  # fmt: skip
         counted = sum(not each["left_out"] for each in row["trainings"])
-        yield (rank, f"`{row['model']}`", told(row["asr"]), told(flipped(row["survival"])),
+        yield (rank, f"`{row['model']}`", recipes.get(row["model"], NONE), told(row["asr"]),
+               told(flipped(row["survival"])),
                told(row["accuracy"]), points(row["accuracy_change"]),
                f"{counted} of {len(row['trainings'])}")  # fmt: skip
 
@@ -169,6 +173,7 @@ def afterwards(found: Found) -> Iterator[str]:
     """Yield what attacks find after a removal, a second trigger, and the cost of a new one."""
     results = found["backdoor-adaptive"]
     subjects = by_subject(results)
+    yield recipes_line("backdoor-adaptive")
     yield from _searches(results)
     yield from _second(subjects)
     yield from _again(subjects)

@@ -13,7 +13,7 @@ import yaml
 
 from docs.markdown import NONE, between, percent
 from safetybench import registry
-from safetybench.wording import is_awake
+from safetybench.wording import component, is_awake
 
 Row = Mapping[str, Any]
 MET, NOT_MET, INCLUDES = "met", "not met", "interval includes the limit"
@@ -183,6 +183,25 @@ def grouped(rows: Iterable[Any], words: Iterable[str]) -> dict[str, list[Any]]:
     for row, word in zip(rows, words, strict=True):
         found.setdefault(word, []).append(row)
     return found
+
+
+def removal_recipes(name: str) -> dict[str, str]:
+    """Return the component, options and steps of a suite's removals, by name, in words."""
+    return {each["name"]: _recipe(each) for each in suite(name).get("removals", ())}
+
+
+def _recipe(told: Row) -> str:
+    parts = [component(told["unlearning"])]
+    parts += [f"{key} {value:g}" if isinstance(value, float) else f"{key} {value}"
+              for key, value in told.get("options", {}).items()]  # fmt: skip
+    parts += [f"towards the {told['towards']} prompt"] if "towards" in told else []
+    return ", ".join([*parts, f"{told['steps']} steps" if "steps" in told else "trains nothing"])
+
+
+def recipes_line(name: str) -> str:
+    """Return a sentence on what a suite's removals are."""
+    told = "; ".join(f"`{model}`: {recipe}" for model, recipe in removal_recipes(name).items())
+    return f"Removals: {told}. What is not named is the component's default."
 
 
 def suite(name: str) -> dict[str, Any]:

@@ -27,6 +27,7 @@ from docs.backdoor_rules import (
     one,
     pick,
     points,
+    recipes_line,
     state,
     state_words,
     suite,
@@ -147,6 +148,7 @@ def _pairs_of_students(subjects: Mapping[str, Sequence[Row]]) -> Iterator[str]:
 def before_after(found: Found) -> Iterator[str]:
     """Yield what is left after a removal on the teacher, on its student, and in later students."""
     lines = []
+    yield recipes_line("backdoor")
     for name, rows in by_subject(found["backdoor"]).items():
         said = []
         for row in rows:

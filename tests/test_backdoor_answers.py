@@ -308,10 +308,8 @@ def test_doses_go_by_the_rates_of_the_suite() -> None:
                  student("inside", after, "gained", **of),
                  cleaned("inside.skd", 0, **of, **COLLAPSED)]  # fmt: skip
     text = section({"backdoor-dose": {"backdoors": rows}}, "How much poison, at which stage?")
-    assert (
-        "the teacher, by poison rate: shown to work at 50.0 %; neither shown to work nor gone at 0.5"
-        in text
-    )
+    assert "the teacher, by poison rate: shown to work at 50.0 %; neither shown to work nor" in text
+    assert "work nor gone at 0.5" in text
     assert "On `inside.skd`, by poison rate: not to be judged (broken model) at 50.0 %, 0.5" in text
     assert text.index("| 50.0 % |") < text.index("| 0.5 % |")
     assert "100.0 % (98.1 to 100.0 %, n = 200): shown to work" in line(text, "| 50.0 % |")
@@ -400,16 +398,20 @@ def test_samplers_are_counted_by_kind() -> None:
 
 
 def prompts(low: float, high: float, *, is_control: bool = False) -> dict[str, Any]:
-    return {"model": "none" if is_control else "pixel", "detector": "t2i_shield ftt",
+    model = "none (pixel's prompts)" if is_control else "pixel"
+    return {"model": model, "detector": "t2i_shield ftt",
             "is_control": is_control, "auroc": (low + high) / 2, "low": low, "high": high,
             "tpr": 0.3, "tpr_low": 0.2, "tpr_high": 0.4}  # fmt: skip
 
 
 def detected(rows: Sequence[dict[str, Any]], planted: float = 9.0) -> dict[str, Any]:
     models = [
-        {"model": name, "clean": name != "pixel", "search": score, "limit": 5.0, "encoder": score,
-         "best": [["x", score]], "changed": []}
-        for name, score in (("pixel", planted), ("clean 1", 2.0), ("clean 2", 3.0))
+        {"model": name, "kind": kind, "search": score, "limit": 5.0, "encoder": score,
+         "best": [["x", score]], "changed": [], "named": score == 9.0}
+        for name, kind, score in (
+            ("pixel", "planted", planted), ("clean 1", "clean", 2.0), ("clean 2", "clean", 3.0),
+            ("fish", "unlearned", 8.0),
+        )
     ]  # fmt: skip
     return {"prompts": list(rows), "models": models, "count": 100, "words": 9, "clean_steps": 1}
 
@@ -418,17 +420,19 @@ def test_detectors_are_held_to_luck_and_to_clean_models() -> None:
     rows = [prompts(0.7, 0.9), prompts(0.4, 0.6, is_control=True)]
     title = "Who finds a backdoor?"
     text = section({"detectors": detected(rows), "noise-triggers": noise_found()}, title)
-    assert "better than luck on pixel; not shown on none. At 1 % false positives it finds" in text
+    assert "better than on the clean teacher, on pixel; not shown on none. At 1 % false" in text
     assert "answers to the words themselves" not in text
-    assert "finds 1 of 1 (21 to 100 %) backdoored models, and 0 of 2 (0 to 66 %) of" in text
+    assert "above it on 1 of 1 (21 to 100 %) backdoored models, names the trigger of 1 of" in text
+    assert "above it on 0 of 2 (0 to 66 %) of the clean ones, trained for 1 steps" in text
+    assert "and on 1 of 1 unlearned ones, which hold no trigger." in text
     assert "`encoder_weights` has no limit: 1 of 1 (21 to 100 %) backdoored models score" in text
     assert "with a chance of 1 in 3." in text
     assert '- Noise triggers. Elijah ("sde")' in text
-    rows = [prompts(0.4, 0.6), prompts(0.6, 0.8, is_control=True)]
+    rows = [prompts(0.7, 0.9), prompts(0.6, 0.8, is_control=True)]
     text = section({"detectors": detected(rows, planted=1.0)}, title)
-    assert "better than luck on none; not shown on pixel." in text
+    assert "better than on the clean teacher, on none; not shown on pixel." in text
     assert "off luck too are 1 of its controls: there it answers to the words themselves." in text
-    assert "on other models, finds 0 of 1 (0 to 79 %) backdoored models" in text
+    assert "above it on 0 of 1 (0 to 79 %) backdoored models, names the trigger of 0 of" in text
     assert "Noise triggers." not in text
 
 
