@@ -171,6 +171,10 @@ def _works(found: Found) -> Iterator[str]:
         f"false triggers, at most {percent(MOST_FALSE)}",
     )
     yield table(columns, lines)
+    yield (
+        "False triggers are of the kinds that these attacks train against: other kinds may wake a "
+        "backdoor more often."
+    )
 
 
 def _exact(figure: Row | None) -> Row | None:

@@ -29,7 +29,7 @@ from docs.backdoor_rules import (
     word_of,
 )
 from docs.markdown import NONE, percent, rate, table
-from docs.noise_triggers import detector_answer, is_more, student_answer
+from docs.noise_triggers import detector_answer, is_more, student_answer, taken
 from safetybench import registry, stats
 
 # Removal accuracy of SKD-CAG in its abstract (https://arxiv.org/abs/2508.18235), by effect.
@@ -378,7 +378,7 @@ def _removed_by_elijah(rows: Sequence[Row]) -> Claim:
     if before is None or after is None:
         return claim
     is_gone = is_more(before["asr"], after["asr"])
-    too = wrong is not None and is_more(before["asr"], wrong["asr"])
+    too = wrong is not None and taken(before["asr"], wrong["asr"]) == "all"
     return claim._replace(
         measured=f"from {rate(before['asr'])} to {rate(after['asr'])}",
         agrees=OPEN if not is_gone else "yes, and a wrong trigger does too" if too else "yes",

@@ -242,12 +242,20 @@ def removal_answer(rows: Sequence[Row]) -> str:
     before = rows[0]["asr"]
     told = [f"{row['how']} leaves {_share(row['asr'])}" for row in rows[1:]]
     by_wrong = next(row for row in rows if row["how"] == "wrong trigger")
-    warns = is_more(before, by_wrong["asr"])
-    return (
-        f"Removal: of {_share(before)} hits, " + ", ".join(told) + ". "
-        + ("Since a wrong trigger removes it too, a removal does not show that the right one was "
-           "found." if warns else "A wrong trigger does not remove it.")
-    )  # fmt: skip
+    says = {
+        "all": "Since a wrong trigger removes it too, a removal does not show that the right one "
+        "was found.",
+        "part": "A wrong trigger takes a part of it too.",
+        "": "A wrong trigger does not remove it.",
+    }[taken(before, by_wrong["asr"])]
+    return f"Removal: of {_share(before)} hits, " + ", ".join(told) + f". {says}"
+
+
+def taken(before: Row, after: Row) -> str:
+    """Say how much of a rate is gone: "all" for less than half left, "part", or "" if not shown."""
+    if not is_more(before, after):
+        return ""
+    return "all" if after["high"] < before["rate"] / 2 else "part"
 
 
 def main(given: Sequence[str] | None = None) -> int:

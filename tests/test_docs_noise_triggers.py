@@ -102,6 +102,10 @@ def test_the_answers_follow_the_figures() -> None:
         "Removal: of 100 % hits, true trigger leaves 0 %, wrong trigger leaves 3 %. Since a wrong "
         "trigger removes it too, a removal does not show that the right one was found."
     )
+    given["removal"][2] = hits(46, how="wrong trigger", cosine=None, moved=0.0)
+    assert page_of.removal_answer(given["removal"]).endswith(
+        "A wrong trigger takes a part of it too."
+    )
     given["removal"][2] = hits(63, how="wrong trigger", cosine=None, moved=0.0)
     assert page_of.removal_answer(given["removal"]).endswith("A wrong trigger does not remove it.")
 
