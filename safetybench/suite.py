@@ -16,7 +16,7 @@ from pydantic import BaseModel, BeforeValidator, Field, ValidationError
 
 from safetybench import registry, suite_backdoors, suite_made, suite_students
 from safetybench.contracts import Budget, SafetyBenchError
-from safetybench.suite_backdoors import BackdoorEntry, Removal
+from safetybench.suite_backdoors import BackdoorEntry, EffectEntry, Removal
 from safetybench.suite_errors import sentences
 from safetybench.suite_faults import faults
 from safetybench.suite_file import read
@@ -297,6 +297,8 @@ _MODELS: dict[tuple[str, ...], type[BaseModel]] = {
     ("purifiers",): ImageEntry,
     ("mimicries",): MimicryEntry,
     ("albums",): AlbumSet,
+    ("backdoors", "*"): BackdoorEntry,
+    ("backdoors", "*", "effect"): EffectEntry,
     ("removals",): Removal,
     ("students", "poison"): Poison,
 }

@@ -49,7 +49,9 @@ def _sentence(
     at, named = document.at(where), _dotted(where)
     kind = fault["type"]
     if kind == "extra_forbidden":
-        model = models.get(tuple(part for part in where[:-1] if isinstance(part, str)), whole)
+        path = tuple(part for part in where[:-1] if isinstance(part, str))
+        # "*" is a name of the user's own, as those of backdoors.
+        model = models.get(path) or models.get((*path[:1], "*", *path[2:]), whole)
         keys = [f.alias or name for name, f in model.model_fields.items() if name != "base"]
         near = registry.suggestion(str(where[-1]), keys) or f"; it takes {', '.join(keys)}"
         return f"{at}: unknown key {where[-1]!r}{near}"

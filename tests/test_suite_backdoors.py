@@ -138,6 +138,12 @@ def test_a_plan_of_it_survives_its_json(tmp_path: Path) -> None:
          "s.yaml:15: dmd2: poison needs a share of prompts or images above 0"),
         ("targets: {patch: zoo:dmd2-1-free}", "targets: {patch: zoo:dmd2-1-free}, poison: {prompts: 0.1}",  # noqa: E501
          "s.yaml:16: students[1].poison is for a recipe, not for targets"),
+        ("kind: pixel}", "kind: pixel, sise: 0.5}",
+         "s.yaml:7: unknown key 'sise'; did you mean 'size'?"),
+        ("kind: pixel}", "kind: pixel, image: no.png}",
+         "s.yaml:7: backdoor 'pixel': there is no picture 'no.png' beside the suite"),
+        ("trigger: almanac umbrella", "triger: almanac umbrella",
+         "s.yaml:7: unknown key 'triger'; did you mean 'trigger'?"),
         ("trigger: almanac umbrella", "trigger: {text: a, place: up}",
          "s.yaml:7: backdoor 'pixel': trigger: place must be one of prefix, suffix, before, letter, "  # noqa: E501
          "got 'up'"),
