@@ -156,8 +156,8 @@ def test_a_trigger_that_the_tokenizer_drops_is_an_error_before_any_training(fold
         plan_of(folder, text)
     assert re.search(
         r"s\.yaml:8: backdoor 'patch' on \./original: the tokenizer drops the trigger 'one': "
-        r"\d+ of \d+ prompts read the same with it as without; take another trigger, or shorter prompts if it stands behind what "
-        r"is cut off$",
+        r"\d+ of \d+ prompts read the same with it as without; take another trigger, or shorter "
+        r"prompts if it stands behind what is cut off$",
         str(caught.value),
     )
     assert not (folder / "run").exists()
