@@ -30,7 +30,7 @@ def meets(figure: Row | None, *, least: float | None = None, most: float | None 
     """
     if figure is None:
         return UNKNOWN
-    low, high = figure["low"], figure["high"]
+    low, high = (round(figure[end], 9) for end in ("low", "high"))  # -0.03 as a difference
     if least is not None:
         return MET if low >= least else NOT_MET if high < least else INCLUDES
     assert most is not None, "there is a limit on one side"

@@ -1,7 +1,7 @@
 """Put the results of runs of one suite together, each of other subjects: `run SUITE --target T`.
 
-A suite of hours may be run a subject at a time, on several machines. What a run corrects for its
-number of comparisons is corrected anew over all of them.
+A suite of hours may be run a subject at a time, on several machines, and a subject again by itself.
+What a run corrects for its number of comparisons is corrected anew over all of them.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ def together(parts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
     Raises:
         ValueError: they are of several suites or versions, a part is not of the scenario backdoor
-            or did not end with exit code 0, two hold the same subject, or the number of comparisons
-            decides a verdict on several trainings, so that the suite has to be run whole.
+            or did not end with exit code 0, or the number of comparisons decides a verdict on
+            several trainings, so that the suite has to be run whole.
     """
     if len(parts) == 1:
         return dict(parts[0])
@@ -34,11 +34,17 @@ def together(parts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         raise ValueError("parts must be runs of the scenario backdoor")
     if ended := [run["id"] for run, part in zip(runs, parts, strict=True) if part["exit_code"]]:
         raise ValueError(f"parts must have ended with exit code 0, not so {', '.join(ended)}")
-    subjects = [name for part in parts for name in {row["subject"] for row in part["backdoors"]}]
-    if twice := sorted({name for name in subjects if subjects.count(name) > 1}):
-        raise ValueError(f"parts must be of other subjects, twice there: {', '.join(twice)}")
-    found = {key: copy.deepcopy([row for part in parts for row in part.get(key, ())])
-             for key in _LISTS}  # fmt: skip
+    # A subject that was run again stands in the later part.
+    place = {name: i for i, part in enumerate(parts) for name in _subjects(part)}
+    found = {
+        key: [
+            copy.deepcopy(row)
+            for i, part in enumerate(parts)
+            for row in part.get(key, ())
+            if place.get(_subject(row), i) == i
+        ]
+        for key in _LISTS
+    }
     found["pairs"] = _corrected(found["pairs"])
     pairs = {
         (p["subject"], p["student"]["role"], p["student"]["name"]): p
@@ -49,6 +55,15 @@ def together(parts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         pair = pairs.get((row["subject"], row["role"], row["model"]), {})
         row.update({key: pair[key] for key in ("adjusted_p", "verdict", "reason") if pair})
     return {**parts[0], **found, "run": _run(runs)}
+
+
+def _subject(row: Mapping[str, Any] | str) -> str:
+    """Return whose a row is; a note begins with it."""
+    return row.partition(":")[0] if isinstance(row, str) else str(row.get("subject") or "")
+
+
+def _subjects(part: Mapping[str, Any]) -> set[str]:
+    return {row["subject"] for row in part["backdoors"]}
 
 
 def _corrected(pairs: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:

@@ -50,11 +50,22 @@ def test_parts_are_the_whole_again(whole: dict[str, Any]) -> None:
     assert together([whole]) == whole
 
 
+def test_a_subject_that_was_run_again_stands_in_the_later_part(whole: dict[str, Any]) -> None:
+    again = part(whole, "pixel")
+    for row in again["backdoors"]:
+        row["model"] += "-again"
+    for cell in again["cells"]:
+        cell["label"] += "-again"
+    found = together([whole, again])
+    rows = [row for row in found["backdoors"] if row["subject"] == "pixel"]
+    assert [row["model"] for row in rows] == [row["model"] for row in again["backdoors"]]
+    assert len(found["cells"]) == len(whole["cells"])
+    assert all(c["label"].endswith("-again") for c in found["cells"] if c["subject"] == "pixel")
+
+
 def test_what_does_not_go_together_is_refused(whole: dict[str, Any]) -> None:
     first = part(whole, "pixel")
     other = part(whole, "style")
-    with pytest.raises(ValueError, match="twice there: pixel"):
-        together([first, first])
     with pytest.raises(ValueError, match="one suite and version"):
         together([first, {**other, "run": {**other["run"], "suite": "backdoor"}}])
     with pytest.raises(ValueError, match="of the scenario backdoor"):
