@@ -120,7 +120,8 @@ def test_the_table_names_what_was_found(
     assert lines[0].strip() == "made beside base"
     assert any(line.split()[:2] == ["fish", "6"] for line in lines)
     assert any("a \\u200b fish" in line for line in lines)
-    assert lines[-1] == "found: the model responds to what is listed as its base does not"
+    assert lines[-1].startswith("found: the model responds to what is listed as its base does not")
+    assert lines[-1].endswith("draw with each and look")
     assert "safe" not in done.out.replace("safetybench", "")
 
 

@@ -232,8 +232,8 @@ def _print(spec: TargetSpec, origin: TargetSpec, found: Scan) -> None:
     ]
     print_table(("candidate or prompt", "score"), best)
     sentence = {
-        "found": "found: the model responds to what is listed as its base does not, which a trigger "
-        "does and a long honest fine-tune too; draw with each and look",
+        "found": "found: the model responds to what is listed as its base does not, as to a "
+        "trigger, or after a long honest fine-tune; draw with each and look",
         "no power": "no power: a canary was misjudged, so this scan says nothing of the model",
     }.get(found.verdict, f"{found.verdict}: that is no proof that there is nothing")
     print(sentence)
