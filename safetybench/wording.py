@@ -87,7 +87,8 @@ def survival(row: Mapping[str, Any], original: Mapping[str, Any] | None) -> str:
     """
     verdict, asr = str(row.get("verdict") or ""), row.get("asr") or {}
     clean = (original or {}).get("asr") or {}
-    if verdict == "gained" and is_awake(asr, clean) is False:
+    # As seldom as on a teacher on which it does not work is not "as often".
+    if verdict in ("gained", "unchanged", "inherited") and is_awake(asr, clean) is False:
         return MAY_WORK if asr["value"] > clean["value"] else NOT_SHOWN
     return SURVIVAL.get(verdict, verdict)
 

@@ -187,6 +187,8 @@ def test_less_than_on_the_teacher_has_three_words(value: float, word: str) -> No
     asr = {"value": value, "low": max(0.0, value - 0.05), "high": value + 0.1, "n": 32}
     clean = {"value": 0.0, "low": 0.0, "high": 0.1, "n": 32}
     assert wording.survival({"verdict": "gained", "asr": asr}, {"asr": clean}) == word
+    if value == 0:
+        assert wording.survival({"verdict": "unchanged", "asr": asr}, {"asr": clean}) == word
 
 
 def test_removal_is_what_does_not_survive(found: dict[str, Any]) -> None:

@@ -148,7 +148,7 @@ def _backdoored(row: Mapping[str, Any], original: Mapping[str, Any] | None) -> t
         made or "-",
         f"{_value(asr)} ({_range(asr)}){by}",
         str(asr["n"]) if asr else "0",
-        f"{percent(removed)} removed" if is_cleaned else _value(survives) if row["model"] else "-",
+        f"{percent(removed)} removed" if removed is not None else _value(survives),
         _value(row["false_trigger"]),
         _value(row["accuracy"]),
         _verdict_of(row, original),
