@@ -139,6 +139,7 @@ def _backdoored(row: Mapping[str, Any], original: Mapping[str, Any] | None) -> t
     asr, survives = row["asr"], row["survival"]
     is_cleaned = row["role"] == "cleaned"
     removed = 1 - survives["value"] if is_cleaned and survives else None
+    kept = f"{percent(removed)} removed" if removed is not None else _value(survives)
     seeds = ", ".join(percent(t["asr"]) for t in row["trainings"])
     by = f" [{seeds}]" if len(row["trainings"]) > 1 else ""
     made = " then ".join(map(component, row["made"]))
@@ -148,7 +149,7 @@ def _backdoored(row: Mapping[str, Any], original: Mapping[str, Any] | None) -> t
         made or "-",
         f"{_value(asr)} ({_range(asr)}){by}",
         str(asr["n"]) if asr else "0",
-        f"{percent(removed)} removed" if removed is not None else _value(survives),
+        kept if row["model"] else "-",
         _value(row["false_trigger"]),
         _value(row["accuracy"]),
         _verdict_of(row, original),
