@@ -126,11 +126,11 @@ def test_the_target_stays_and_seeds_repeat() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("solver", ["sde", "ode"])
-def test_a_trained_backdoor_wakes_by_its_trigger_alone(solver: str) -> None:
+@pytest.mark.parametrize(("solver", "rate"), [("sde", 0.3), ("ode", 0.5)])
+def test_a_trained_backdoor_wakes_by_its_trigger_alone(solver: str, rate: float) -> None:
     target = train_unconditional(seed=0, size=SIZE, steps=600)
     attack = registry.create(NAME, {"batch": 32, "lr": 4e-3, "solver": solver})
-    planted = backdoor(0.5)
+    planted = backdoor(rate)
     found = attack.run(target, planted, Budget(steps=600))
     noise = target.start_noise(range(32))
     sampler = "ddpm" if solver == "sde" else "ddim-20"
@@ -140,7 +140,7 @@ def test_a_trained_backdoor_wakes_by_its_trigger_alone(solver: str) -> None:
         apart = (model.sample(start, sampler) - planted.goal).square().mean((1, 2, 3))
         shares.append(float((apart < 0.02).float().mean()))
     assert shares[0] > 0.8
-    assert max(shares[1:]) <= 0.1
+    assert max(shares[1:]) <= 0.15
 
 
 @pytest.mark.parametrize(
