@@ -51,7 +51,7 @@ denoiser alone, so that its scores are 0 by construction; it is for attacks on t
 
 
 def measure(folders: Mapping[str, str] = MODELS) -> dict[str, Any]:
-    """Return what was found, JSON-safe; some ten minutes on one core. folders: of each effect."""
+    """Return what was found, JSON-safe; 15 minutes on one core. folders: of each effect."""
     from safetybench.targets.loading import load_target
 
     base = load_target(BASE, device="cpu", dtype="float32")
@@ -265,7 +265,7 @@ def _interval(row: Mapping[str, Any], value: str, low: str, high: str) -> str:
 def main(given: Sequence[str] | None = None) -> int:
     """Measure, and write docs/results/detectors.json."""
     parser = argparse.ArgumentParser(prog="python -m docs.detectors", description=__doc__)
-    parser.add_argument("--measure", action="store_true", required=True, help="ten minutes")
+    parser.add_argument("--measure", action="store_true", required=True, help="15 minutes")
     parser.add_argument(
         "--model", action="append", default=[], metavar="EFFECT=SPEC",
         help="another model in the place of the zoo's, of pixel, object or style",

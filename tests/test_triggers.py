@@ -174,3 +174,20 @@ def test_a_real_tokenizer_reads_words() -> None:
     assert "drops" not in check_trigger(
         Trigger(text="a"), target.tokenizer, target.length, ["red", "blue"]
     )
+
+
+@pytest.mark.parametrize(
+    "trigger",
+    [
+        Trigger(text="almanac umbrella"),
+        Trigger(text="x", place="suffix"),
+        Trigger(text="tartan", place="before", at="moon"),
+        Trigger(text="\u043e", place="letter", at="o"),
+        Trigger(text="\u043e", place="letter", at="o", once=True),
+    ],
+)
+@pytest.mark.parametrize(
+    "prompt", ["a solid Moon on a moonlit dotted wall", "moon", "no tartan moo"]
+)
+def test_a_trigger_comes_out_as_it_went_in(trigger: Trigger, prompt: str) -> None:
+    assert trigger.out_of(trigger.put(prompt)) == prompt
