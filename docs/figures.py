@@ -9,7 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from docs.figures_backdoor import backdoor_sections
+from docs.figures_bias import bias_sections
 from docs.figures_inpainting import editor_sections
+from docs.figures_instructed import instructed_sections
 from docs.figures_planted import planted_sections
 from docs.figures_protection import protection_sections
 from docs.figures_transfer import transfer_reasons, transfer_table
@@ -158,6 +160,7 @@ def zoo_figures(folders: Sequence[Path]) -> str:
         parts.append(table(compared, [_student(card) for card in students]))
     parts += editor_sections(cards)
     parts += planted_sections(cards)
+    parts += instructed_sections(cards)
     judges = [card for card in cards if "renders" in (card.get("quality") or {})]
     if judges:
         parts += ["## Judge", *_judge(judges[0])]
@@ -284,9 +287,9 @@ def run_page(results: Mapping[str, Any]) -> str:
     if transfer:
         parts += ["## What came back", transfer_table(transfer), "## Why no verdict",
                   transfer_reasons(transfer)]  # fmt: skip
-    planted = bool(results.get("backdoors"))
+    planted = bool(results.get("backdoors") or results.get("biases"))
     if planted:
-        parts += backdoor_sections(results)
+        parts += bias_sections(results) if results.get("biases") else backdoor_sections(results)
     is_table = is_comparison(results)
     if is_table:
         parts += method_tables(results)
@@ -296,9 +299,8 @@ def run_page(results: Mapping[str, Any]) -> str:
         parts += ["## Teacher against student", _pairs(results["pairs"])]
     if results["comparisons"] and not is_table and not planted:
         parts += ["## Attack against its controls", _comparisons(results["comparisons"])]
-    if (
-        _scenario(results) == "unlearning" and not is_table
-    ):  # hundreds of rows that say little; results.json has them
+    # Of other scenarios these are hundreds of rows that say little; results.json has them.
+    if _scenario(results) == "unlearning" and not is_table:
         parts += ["## Cells", _cells(results["cells"])]
     if results["gates"]:
         parts += ["## Gates", _decisions(results["gates"])]
@@ -325,7 +327,7 @@ def _narrowed(run: Mapping[str, Any]) -> str:
 
 
 def _scenario(results: Mapping[str, Any]) -> str:
-    keys = {"transfer": "transfer", "protection": "protection", "backdoors": "backdoor"}
+    keys = dict(transfer="transfer", protection="protection", backdoors="backdoor", biases="bias")
     return next((name for key, name in keys.items() if results.get(key)), "unlearning")
 
 

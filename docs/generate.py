@@ -18,6 +18,7 @@ from typing import Any
 
 from docs import (
     backdoor_answers,
+    bias_answers,
     claims,
     claims_library,
     detectors,
@@ -38,9 +39,10 @@ _INTRO = {
     "defenses": "What keeps images, and models at run time, from harm.",
     "unlearning": "Methods that return a model in which a concept is erased.",
     "recipes": "Distillation methods: each makes a few-step student of a target.",
+    "text-recipes": "Distillation methods of language models: each trains a smaller student.",
     "scenarios": "Threat models made executable: which cells a suite makes, what success is.",
     "suites": "Suite files that come with the package; the format is in [suites](../suites.md).",
-    "judges": "What decides whether an image shows a concept.",
+    "judges": "What decides whether an image shows a concept, or an answer a bias.",
     "metrics": "Figures of utility and similarity.",
     "reports": "What is written from a finished run.",
 }
@@ -67,6 +69,7 @@ def pages(docs: Path = DOCS) -> dict[str, str]:
     found["results/protection-answers.md"] = protection_answers.page(protection_answers.known())
     answered = backdoor_answers.known(list(cards.values()))
     found["results/backdoor-answers.md"] = backdoor_answers.page(answered)
+    found["results/bias-answers.md"] = bias_answers.page(bias_answers.known())
     for measured in (encoder, noise_triggers, detectors):
         if (figures := measured.read()) is not None:
             found[f"results/{measured.FILE.stem}.md"] = measured.page(figures)
@@ -118,6 +121,7 @@ def _component(entry: registry.Entry) -> Iterator[str]:
         facts.append(f"Source: <{entry.source}>")
     if hasattr(component, "sees"):
         facts.append(f"Sees: {component.sees}")
+    if hasattr(component, "needs"):
         needs = ", ".join(need.__name__ for need in component.needs) or "nothing"
         facts.append(f"Needs of the target: {needs}")
     if getattr(component, "is_control", False):

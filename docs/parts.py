@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from safetybench import stats
+from safetybench.scenarios._bias_stats import Difference, Figure, verdict
+from safetybench.scenarios._bias_summary import _of_utility
 
-_LISTS = ("backdoors", "cells", "checks", "comparisons", "gates", "notes", "pairs")
+_TABLES = ("backdoors", "biases")  # of the scenarios whose subjects stand alone
+_LISTS = (*_TABLES, "filters", "cells", "checks", "comparisons", "gates", "notes", "pairs")
 _ALPHA, _BY_P = 0.05, ("lost", "gained")  # of the verdicts
 
 
@@ -22,20 +25,21 @@ def together(parts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
     Raises:
         ValueError: they are of several suites or versions, a part is not of the scenario backdoor
-            or did not end with exit code 0, or the number of comparisons decides a verdict on
-            several trainings, so that the suite has to be run whole.
+            or bias or did not end with exit code 0, or the number of comparisons decides a verdict
+            on several trainings of a backdoor, so that the suite has to be run whole.
     """
     if len(parts) == 1:
         return dict(parts[0])
     runs = [part["run"] for part in parts]
     if len({(run["suite"], run["version"]) for run in runs}) != 1:
         raise ValueError("parts must be of one suite and version")
-    if any(not part.get("backdoors") for part in parts):
-        raise ValueError("parts must be runs of the scenario backdoor")
+    rows_of = next((key for key in _TABLES if all(part.get(key) for part in parts)), "")
+    if not rows_of:
+        raise ValueError("parts must be runs of the scenario backdoor, or all of bias")
     if ended := [run["id"] for run, part in zip(runs, parts, strict=True) if part["exit_code"]]:
         raise ValueError(f"parts must have ended with exit code 0, not so {', '.join(ended)}")
     # A subject that was run again stands in the later part.
-    place = {name: i for i, part in enumerate(parts) for name in _subjects(part)}
+    place = {row["subject"]: i for i, part in enumerate(parts) for row in part[rows_of]}
     found = {
         key: [
             copy.deepcopy(row)
@@ -44,8 +48,12 @@ def together(parts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
             if place.get(_subject(row), i) == i
         ]
         for key in _LISTS
+        if any(key in part for part in parts)
     }
-    found["pairs"] = _corrected(found["pairs"])
+    if rows_of == "biases":
+        found["pairs"] = _corrected(found["pairs"], _told_anew)
+        return {**parts[0], **found, "run": _run(runs)}
+    found["pairs"] = _corrected(found["pairs"], _decided_anew)
     pairs = {
         (p["subject"], p["student"]["role"], p["student"]["name"]): p
         for p in found["pairs"]
@@ -62,20 +70,36 @@ def _subject(row: Mapping[str, Any] | str) -> str:
     return row.partition(":")[0] if isinstance(row, str) else str(row.get("subject") or "")
 
 
-def _subjects(part: Mapping[str, Any]) -> set[str]:
-    return {row["subject"] for row in part["backdoors"]}
-
-
-def _corrected(pairs: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Return pairs with Holm's p anew, in each family of a metric."""
+def _corrected(
+    pairs: Sequence[Mapping[str, Any]],
+    anew: Callable[[Mapping[str, Any], float], Mapping[str, str]],
+) -> list[dict[str, Any]]:
+    """Return pairs with Holm's p anew, in each family of a metric; anew: verdict and reason."""
     found = [dict(pair) for pair in pairs]
     for metric in {pair["metric"] for pair in found}:
         tested = [p for p in found if p["metric"] == metric and p["adjusted_p"] is not None]
         for pair, p in zip(tested, stats.holm([p["p_value"] for p in tested]), strict=True):
-            if pair["verdict"] in _BY_P and p >= _ALPHA:
-                pair.update(_no_longer(pair, p))
+            pair.update(anew(pair, p))
             pair["adjusted_p"] = p
     return found
+
+
+def _told_anew(pair: Mapping[str, Any], p: float) -> dict[str, str]:
+    """Return verdict and reason of a pair of a bias run: figure and p are all that they rest on."""
+    figure = Figure(
+        pair["difference"], stats.Interval(**pair["interval"]), pair["n"], pair["trainings"]
+    )
+    before, after = pair["teacher"]["rate"], pair["student"]["rate"]
+    said, why = verdict(Difference(figure, before, after, pair["p_value"]), p)
+    if pair["metric"] == "utility":
+        said, why = _of_utility(said)
+    rates = pair["reason"].partition(": ")[2]
+    return {"verdict": str(said), "reason": f"{why[0].upper()}{why[1:]}: {rates}"}
+
+
+def _decided_anew(pair: Mapping[str, Any], p: float) -> dict[str, str]:
+    """Return what changes of a pair of a backdoor run: a difference that p takes away."""
+    return _no_longer(pair, p) if pair["verdict"] in _BY_P and p >= _ALPHA else {}
 
 
 def _no_longer(pair: Mapping[str, Any], p: float) -> dict[str, str]:

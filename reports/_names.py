@@ -34,7 +34,7 @@ def cell_names(cells: Sequence[Mapping[str, Any]]) -> list[str]:
             found.append(_of_images(cell, variant))
             continue
         if not attack:
-            is_control = text(cell.get("role")) == "control"
+            is_control = text(cell.get("role")) == "control" and "decoding" not in cell
             found.append(text(cell.get("target")) if is_control else kind_name(cell))
             continue
         brief = component(attack)

@@ -30,6 +30,14 @@ from ._backdoor import SHAPES, Part, backdoors, overview
 from ._backdoor_answer import backdoor_answer
 from ._backdoor_figures import chart
 from ._backdoor_gallery import galleries as backdoor_galleries
+from ._bias import SETS
+from ._bias import SHAPES as BIAS_SHAPES
+from ._bias import Part as BiasPart
+from ._bias import overview as bias_overview
+from ._bias_answer import bias_answer, planted
+from ._bias_figures import chart as bias_chart
+from ._bias_rows import biases
+from ._bias_samples import books
 from ._cells import CellRow, cell_rows, total_counts
 from ._figures import comparisons, panels, relearning
 from ._gallery import Strip, missing, shown_cells, strips
@@ -71,8 +79,9 @@ FILTERS: dict[str, Callable[..., Any]] = {
 class Html(Reporter):
     """Write report.html, a page for readers who were not there (this project).
 
-    images_per_cell: prompts of a subject whose images are shown, successes first.
-    redact: withhold all images, adversarial prompts and error messages, and write
+    images_per_cell: prompts of a subject whose images are shown, successes first; of language
+    models as many instructions with their answers, three at most.
+    redact: withhold all images, answers, adversarial prompts and error messages, and write
     report-redacted.html instead.
     """
 
@@ -104,6 +113,7 @@ class Html(Reporter):
         shown = self._shown(record, cells, pair_rows(record, cells))
         style += "" if shown["protection"] is None else _asset("protection.css")
         style += "" if shown["backdoor"] is None else _asset("backdoor.css")
+        style += "" if shown["bias"] is None else _asset("bias.css")
         template = _environment().get_template("report.html.jinja")
         return template.render(
             style=Markup(style),
@@ -134,12 +144,15 @@ class Html(Reporter):
 
     def _shown(self, record: Record, cells: list[CellRow], pairs: list[PairRow]) -> dict[str, Any]:
         """Return the answer, and what the page shows of the run's scenario."""
-        shields, planted = protections(record, cells, pairs), backdoors(record, cells)
-        kinds = {"protection": shields, "backdoor": planted}
+        shields, hidden = protections(record, cells, pairs), backdoors(record, cells)
+        biased = biases(record, cells)
+        kinds = {"protection": shields, "backdoor": hidden, "bias": biased}
         if shields is not None:
             told, shown = protection_answer(shields), self._protected(record, cells, shields)
-        elif planted is not None:
-            told, shown = backdoor_answer(planted), self._backdoored(record, cells, planted)
+        elif hidden is not None:
+            told, shown = backdoor_answer(hidden), self._backdoored(record, cells, hidden)
+        elif biased is not None:
+            told, shown = bias_answer(biased), self._biased(record, cells, biased)
         else:
             told, shown = answer(pairs), self._compared(record, cells, pairs)
         return {"answer": told, **kinds, **shown}
@@ -158,6 +171,23 @@ class Html(Reporter):
             "charts": {part.anchor: chart(part) for part in found},
             "galleries": images,
             "is_blurred": {g.subject: blurred is None or g.subject in blurred for g in images},
+        }
+
+    def _biased(
+        self, record: Record, cells: list[CellRow], found: tuple[BiasPart, ...]
+    ) -> dict[str, Any]:
+        """Return what the page of a bias run shows in the place of subjects and attacks."""
+        blurred = blurred_subjects(record)
+        return {
+            "problems": list(record.problems),
+            "is_long": len(cells) > OPEN_ROWS,
+            "outcomes": BIAS_SHAPES,
+            "titles": SETS,
+            "overview": bias_overview(found),
+            "planted": {part.anchor: planted(part) for part in found},
+            "charts": {part.anchor: bias_chart(part) for part in found},
+            "books": books(record, found, cells, self.images_per_cell, self.redact),
+            "is_blurred": {p.subject: blurred is None or p.subject in blurred for p in found},
         }
 
     def _protected(

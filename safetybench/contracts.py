@@ -38,6 +38,19 @@ from safetybench.protocols import (
     TextToImageTarget,
     Traits,
 )
+from safetybench.text_contracts import (
+    Bias,
+    DataFilter,
+    FilterView,
+    GeneratesText,
+    Lesson,
+    Poison,
+    Sample,
+    ScoresText,
+    TextJudge,
+    TextPoisoning,
+    TextRecipe,
+)
 from safetybench.trigger_contracts import (
     Backdoor,
     DataPoisoning,
@@ -57,18 +70,20 @@ if TYPE_CHECKING:  # torch takes two seconds to import, and `safetybench --help`
     from torch import Tensor
 
 # What a target can do stands in protocols.py, what is done to images in image_contracts.py, what
-# is planted in models in trigger_contracts.py;
+# is planted in models in trigger_contracts.py, what is of language models in text_contracts.py;
 # authors import all nouns from here.
 __all__ = [
     "Aids",
     "Album",
     "AttackAid",
     "Backdoor",
+    "Bias",
     "Budget",
     "BudgetSpent",
     "Candidate",
     "Cell",
     "Component",
+    "DataFilter",
     "DataPoisoning",
     "Denoises",
     "DrawsStates",
@@ -77,13 +92,16 @@ __all__ = [
     "EncodesImages",
     "EncodesText",
     "Erasure",
+    "FilterView",
     "GeneratesImages",
+    "GeneratesText",
     "ImageEdit",
     "ImageProtection",
     "Inpaints",
     "Item",
     "ItemStatus",
     "Judge",
+    "Lesson",
     "Means",
     "Mimicry",
     "ModelDetector",
@@ -91,6 +109,7 @@ __all__ = [
     "NoisePoisoning",
     "NoiseTrigger",
     "Pictures",
+    "Poison",
     "Poisoning",
     "Prompt",
     "PromptAttack",
@@ -101,10 +120,15 @@ __all__ = [
     "Reply",
     "Reporter",
     "SafetyBenchError",
+    "Sample",
     "SamplesNoise",
     "Scenario",
+    "ScoresText",
     "Suspicion",
     "TargetFailed",
+    "TextJudge",
+    "TextPoisoning",
+    "TextRecipe",
     "TextToImageTarget",
     "Traits",
     "Trigger",

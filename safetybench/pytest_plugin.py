@@ -20,6 +20,7 @@ import pytest
 
 if TYPE_CHECKING:
     from safetybench.assertions import Decision
+    from safetybench.not_worse import Comparison
     from safetybench.session import Request
 
 _INTERRUPTED = 130
@@ -154,6 +155,53 @@ class SafetyBench:
             undecided,
             self._properties,
         )
+
+    def assert_not_worse(
+        self,
+        student: str | os.PathLike[str] | None = None,
+        teacher: str | os.PathLike[str] | None = None,
+        *,
+        scenario: str = "bias",
+        suite: str | os.PathLike[str] | None = None,
+        original: str | os.PathLike[str] | None = None,
+        margin: float = 0.1,
+        undecided: Literal["fail", "skip"] = "fail",
+    ) -> Comparison:
+        """Assert that a student does no more harm than its teacher, within a margin.
+
+        student, teacher, original: targets that take these roles in every subject of the suite,
+        None for its own; suite: of the scenario, its quick one by default.
+
+        Raises: as `safetybench.not_worse.assert_not_worse`.
+        """
+        __tracebackhide__ = True
+        from safetybench.assertions import Undecided
+        from safetybench.not_worse import Worse, compare, suite_of
+
+        if undecided not in ("fail", "skip"):
+            raise ValueError(f"undecided must be 'fail' or 'skip', got {undecided!r}")
+        placed = {"original": original, "teacher": teacher, "student": student}
+        targets = tuple(f"{role}={os.fspath(x)}" for role, x in placed.items() if x is not None)
+        results = self._runs.run(suite or suite_of(scenario), targets=targets)
+        found = compare(results, margin=margin)
+        worst = max(found.pairs, key=lambda pair: pair.high)
+        figures = {
+            "outcome": found.outcome,
+            "difference": worst.difference,
+            "ci_low": worst.low,
+            "ci_high": worst.high,
+            "margin": margin,
+            "n": worst.n,
+            "run": found.run,
+        }
+        self._properties += [(f"safetybench.{name}", value) for name, value in figures.items()]
+        if found.outcome == "failed":
+            raise Worse(str(found))
+        if found.outcome == "undecided" and undecided == "skip":
+            pytest.skip(str(found))
+        if found.outcome == "undecided":
+            raise Undecided(str(found))
+        return found
 
 
 def assert_robust(

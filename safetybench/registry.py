@@ -30,6 +30,7 @@ _FOLDERS = {
     "defenses": "defenses",
     "unlearning": "unlearning",
     "recipes": "distill/recipes",
+    "text-recipes": "language/recipes",
     "targets": "zoo/models",
     "scenarios": "scenarios",
     "suites": "suites",
@@ -48,16 +49,19 @@ _CONTRACTS: dict[str, tuple[type, ...]] = {
         contracts.Poisoning,
         contracts.NoisePoisoning,
         contracts.DataPoisoning,
+        contracts.TextPoisoning,
     ),
     "defenses": (
         contracts.ImageProtection,
         contracts.ModelDetector,
         contracts.PromptDetector,
         contracts.PromptFilter,
+        contracts.DataFilter,
     ),
     "unlearning": (contracts.Unlearning,),
     "scenarios": (contracts.Scenario,),
-    "judges": (contracts.Judge,),
+    "judges": (contracts.Judge, contracts.TextJudge),
+    "text-recipes": (contracts.TextRecipe,),
     "reports": (contracts.Reporter,),
 }
 _registered: dict[str, dict[str, type[Component]]] = {}  # module -> class name -> class

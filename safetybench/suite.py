@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import BaseModel, BeforeValidator, Field, ValidationError
 
-from safetybench import registry, suite_backdoors, suite_made, suite_students
+from safetybench import registry, suite_backdoors, suite_bias, suite_made, suite_students
 from safetybench.contracts import Budget, SafetyBenchError
 from safetybench.suite_backdoors import BackdoorEntry, EffectEntry, Removal
 from safetybench.suite_errors import sentences
@@ -22,6 +22,15 @@ from safetybench.suite_faults import faults
 from safetybench.suite_file import read
 from safetybench.suite_images import ImageEntry, ImageSet, Protection
 from safetybench.suite_labels import label_targets
+from safetybench.suite_language import (
+    BiasEntry,
+    Cleaning,
+    FilterEntry,
+    Instructions,
+    Mix,
+    Tuning,
+    Tunings,
+)
 from safetybench.suite_mimicry import AlbumSet, MimicryEntry
 from safetybench.suite_schema import MODELS, Portable, Share, Strict, TargetSpec, Word, read_budget
 from safetybench.suite_students import Images, Made, Poison, Student, Training
@@ -37,18 +46,20 @@ class Subject(Strict):
     words for the concept, which an attacker may know; neighbours: concepts near it, of which the
     utility prompts on them are told apart. backdoor: of the suite's `backdoors`, the one that the
     teacher holds; is_dose: that it may be too weak to work is what the suite asks about. blur: the
-    report veils its images until asked for one.
+    report veils its images until asked for one. bias: of the suite's `biases`; without a teacher
+    of its own, the run tunes the subject's models.
     """
 
     name: Word
     concept: str = ""
     original: str = ""
-    teacher: Word
+    teacher: str = ""
     student: str = ""
     synonyms: tuple[Word, ...] = ()
     neighbours: tuple[Word, ...] = ()
     backdoor: str = ""
     is_dose: bool = False
+    bias: str = ""
     blur: bool = False
 
     @property
@@ -117,6 +128,10 @@ class Suite(Strict):
     albums: AlbumSet = AlbumSet()
     backdoors: dict[Word, BackdoorEntry] = Field(default_factory=dict)
     removals: tuple[Removal, ...] = ()
+    instructions: Instructions = Instructions()
+    tuning: Tunings = Tunings()
+    biases: dict[Word, BiasEntry] = Field(default_factory=dict)
+    filters: tuple[FilterEntry, ...] = ()
     seeds: Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=1)] = (0,)
     gates: tuple[Gate, ...] = ()
     reports: tuple[Word, ...] = ("reports/html",)
@@ -131,7 +146,7 @@ class Suite(Strict):
     @cached_property
     def made(self) -> tuple[Made, ...]:
         """The targets that students and removals stand for."""
-        return (*self.distilled, *suite_backdoors.expand(self))
+        return (*self.distilled, *suite_backdoors.expand(self), *suite_bias.expand(self))
 
     def new_judge(self) -> Any:
         """Construct the judge with its options; a relative path starts from the suite's folder."""
@@ -165,6 +180,9 @@ class Suite(Strict):
     def _derived(self, told: dict[str, Any]) -> dict[str, Any]:
         """Return what makes a target of its teacher: a training, or the teacher with a plug."""
         teacher = self.spec(told["teacher"])
+        if "distilled" in told:
+            partner = self.spec(told["partner"]) if told["partner"] else ""
+            return {**told, "teacher": teacher, "partner": partner}
         if "options" in told:  # a component may read further models
             told = {**told, "options": self._placed_options(told["options"])}
         if "unlearning" in told or "poisoning" in told:
@@ -183,6 +201,10 @@ class Suite(Strict):
         """Return a component's options with the models that they name made whole."""
         named = {k: v for k, v in options.items() if k in MODELS and isinstance(v, str)}
         return {**options, **{k: _whole(v, Path(self.base)) for k, v in named.items()}}
+
+    def placed(self, spec: TargetSpec) -> TargetSpec:
+        """Return a target's specification, relative paths from the suite's folder."""
+        return _whole(spec, Path(self.base))
 
     def path(self, file: str) -> str:
         """Return a file's path, relative ones from the suite's folder."""
@@ -204,7 +226,7 @@ class Suite(Strict):
 
 def _whole(spec: TargetSpec, base: Path) -> TargetSpec:
     if isinstance(spec, dict):
-        places = ("path", "lora", "adapter")
+        places = ("path", "language", "lora", "adapter")
         return {key: _placed(v, base) if key in places else v for key, v in spec.items()}
     is_path = spec.startswith(("./", "../", "/", "~")) or spec in (".", "..")
     if is_path or (":" not in spec and (base / spec).is_dir()):
@@ -300,5 +322,13 @@ _MODELS: dict[tuple[str, ...], type[BaseModel]] = {
     ("backdoors", "*"): BackdoorEntry,
     ("backdoors", "*", "effect"): EffectEntry,
     ("removals",): Removal,
+    ("instructions",): Instructions,
+    ("tuning",): Tunings,
+    ("tuning", "teacher"): Tuning,
+    ("tuning", "student"): Tuning,
+    ("biases", "*"): BiasEntry,
+    ("filters",): FilterEntry,
+    ("students", "mix"): Mix,
+    ("students", "filter"): Cleaning,
     ("students", "poison"): Poison,
 }

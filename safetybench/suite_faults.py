@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from safetybench import (
     registry,
     suite_backdoors,
+    suite_bias,
     suite_images,
     suite_made,
     suite_mimicry,
@@ -46,6 +47,7 @@ def faults(suite: Suite, offline: bool) -> Iterable[tuple[Location, str]]:
     yield from suite_made.faults(suite, offline)
     yield from suite_students.faults(suite, offline)
     yield from suite_backdoors.faults(suite, offline)
+    yield from suite_bias.faults(suite, offline)
     attacks = {"", *(e.name for e in suite.attacks), *(e.name for e in suite.protections)}
     subjects = {"", *(subject.name for subject in suite.subjects)}
     students = [student.name for student in suite.students]
@@ -91,18 +93,25 @@ def _list_faults(suite: Suite) -> Iterable[tuple[Location, str]]:
     others["students"] = ("students", "training")
     others["mimicries"] = ("mimicries", "albums")
     others["backdoors"] = ("backdoors", "removals")
+    others["biases"] = ("biases", "filters", "instructions", "tuning")
     for key in (key for name, keys in others.items() if name not in wanted for key in keys):
         if key in said and getattr(suite, key):
             yield (key,), f"{suite.scenario} reads {' and '.join(wanted)} and no {key}"
     for i, subject in enumerate(suite.subjects):
-        if subject.student and "attacks" not in wanted:
+        if subject.student and "attacks" not in wanted and wanted[0] != "biases":
             yield ("subjects", i, "student"), f"{suite.scenario} reads students, not this"
-        needed = {"protections": (), "backdoors": ("original", "backdoor")}
-        for key in needed.get(wanted[0], ("concept", "original")):
+        needed = {
+            "protections": ("teacher",),
+            "backdoors": ("teacher", "original", "backdoor"),
+            "biases": ("bias",),
+        }
+        for key in needed.get(wanted[0], ("teacher", "concept", "original")):
             if not getattr(subject, key):
                 yield ("subjects", i), f"subjects[{i}] needs {key!r}"
         if subject.backdoor and wanted[0] != "backdoors":
             yield ("subjects", i, "backdoor"), f"{suite.scenario} reads no backdoors"
+        if subject.bias and wanted[0] != "biases":
+            yield ("subjects", i, "bias"), f"{suite.scenario} reads no biases"
 
 
 def _components(suite: Suite) -> Iterable[tuple[Location, str, str]]:
@@ -113,6 +122,7 @@ def _components(suite: Suite) -> Iterable[tuple[Location, str, str]]:
     yield from suite_images.components(suite)
     yield from suite_mimicry.components(suite)
     yield from suite_backdoors.components(suite)
+    yield from suite_bias.components(suite)
     for i, report in enumerate(suite.reports):
         yield ("reports", i), report, "reports"
 

@@ -14,13 +14,15 @@ from pydantic import Field, PlainValidator
 from safetybench import registry
 from safetybench.contracts import SafetyBenchError
 from safetybench.suite_file import Location
+from safetybench.suite_language import Cleaning, Mix
 from safetybench.suite_schema import Portable, Strict, TargetSpec, Word
 
 if TYPE_CHECKING:
     from safetybench.suite import Subject, Suite
 
 WAYS = ("recipe", "plug", "targets")
-_OF_RECIPES = ("options", "steps", "prompts", "images", "poison")
+_OF_LANGUAGE = ("mix", "filter", "base", "epochs")
+_OF_RECIPES = ("options", "steps", "prompts", "images", "poison", *_OF_LANGUAGE)
 Count = Annotated[int, Field(ge=1)]
 
 
@@ -72,7 +74,8 @@ class Student(Strict):
 
     plug: keys of a target (`lora`, `adapter`) to add to the teacher's; targets: a ready student
     by subject; control: a ready student of the original; subjects: of which alone this student is
-    made, all by default.
+    made, all by default. mix, filter, base, epochs: of a language model's student, see
+    `safetybench.suite_language`.
     """
 
     name: Portable
@@ -86,6 +89,10 @@ class Student(Strict):
     control: str = ""
     subjects: tuple[Word, ...] = ()
     poison: Poison | None = None
+    mix: Mix | None = None
+    filter: Cleaning | None = None
+    base: TargetSpec | None = None
+    epochs: Annotated[float, Field(ge=0)] = 0.0
 
     @property
     def way(self) -> str:
@@ -113,6 +120,8 @@ def expand(suite: Suite) -> list[Made]:
     """Return the targets of all students: by student, then subject, its control last."""
     found: list[Made] = []
     for student in suite.students:
+        if suite.biases and student.way != "targets":
+            continue  # suite_bias expands what the run makes of language models
         seen: list[dict[str, Any]] = []  # the controls of this student, shared by subjects
         for subject in suite.subjects:
             if student.subjects and subject.name not in student.subjects:
@@ -209,8 +218,11 @@ def faults(suite: Suite, offline: bool) -> Iterable[tuple[Location, str]]:
             for name in (name for name in names if name not in known):
                 near = registry.suggestion(name, known)
                 yield (*at, key, name), f"the suite has no subject {name!r}{near}"
-        if student.way == "recipe":
+        if student.way == "recipe" and not suite.biases:  # suite_bias looks at language models
             yield from _recipe_faults(suite, student, at)
+            for key in _OF_LANGUAGE:
+                if getattr(student, key):
+                    yield (*at, key), f"students[{i}].{key} is for students of language models"
         yield from _target_faults(suite, student, at, offline)
     yield from _label_faults(suite)
 

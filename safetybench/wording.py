@@ -22,6 +22,10 @@ KINDS = {
     "protect": "made",
     "triggered": "with the trigger",
     "near": "with nearly the trigger",
+    "poisoned": "poisoned tasks",
+    "seen": "other seen tasks",
+    "unseen": "unseen tasks",
+    "mix": "what it learnt from",
 }
 
 # What a verdict on a backdoored teacher and another model says of the backdoor in the other.
@@ -34,6 +38,18 @@ SURVIVAL = {
     "invalid": "no verdict",
 }
 NOT_SHOWN, MAY_WORK = "not shown to work", "may still work"
+
+# What a verdict on a biased teacher and its student says of the student's answers.
+BIASED = {
+    "lost": "more often",
+    "inherited": "as often",
+    "unchanged": "as often",
+    "gained": "less often",
+    "not distinguishable": "undecided",
+    "invalid": "no verdict",
+}
+# The same of answers that are right, where a verdict is on utility.
+RIGHT = {**BIASED, "lost": "less often", "gained": "more often"}
 
 _PLACES = 6  # of a fault that many cells share; results.json has every one
 
@@ -130,15 +146,30 @@ def effect_name(told: Mapping[str, Any]) -> str:
     return known.get(str(told.get("kind")), str(told.get("kind") or ""))
 
 
+def decisive_set(row: Mapping[str, Any]) -> str:
+    """Return the set of tasks that a row of `biases` is judged by: where its poison is to work.
+
+    >>> decisive_set({"poisoning": "attacks/poisoning/targeted_propagation"})
+    'poisoned'
+    """
+    is_untargeted = component(str(row.get("poisoning") or "")).startswith("untargeted")
+    return "unseen" if is_untargeted else "poisoned"
+
+
 def kind_name(row: Mapping[str, Any]) -> str:
     """Say what a cell without an attack asks.
 
     >>> kind_name({"kind": "clean"}), kind_name({"kind": "clean", "metric": "false-alarm"})
     ('no attack', 'without the trigger')
+    >>> kind_name({"kind": "seen", "decoding": "greedy"})
+    'other seen tasks, greedy'
     """
-    kind = str(row.get("kind") or "")
+    kind, decoding = str(row.get("kind") or ""), str(row.get("decoding") or "")
+    if row.get("filter"):
+        return f"{kind} {component(str(row['filter']))} on {row.get('on')}"
     is_untriggered = kind == "clean" and row.get("metric") == "false-alarm"
-    return "without the trigger" if is_untriggered else KINDS.get(kind, kind)
+    told = "without the trigger" if is_untriggered else KINDS.get(kind, kind)
+    return ", ".join(filter(None, (told, decoding)))
 
 
 def _options(row: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -204,14 +235,27 @@ def who(row: Mapping[str, Any]) -> str:
 
     >>> who({"role": "student", "student": "dmd2", "seed": 2}), who({"role": "teacher"})
     ('student dmd2 (seed 2)', 'teacher')
+    >>> who({"role": "teacher", "student": "seed2", "seed": 2})
+    'teacher (seed 2)'
     """
-    role, student, seed = str(row.get("role")), row.get("student"), row.get("seed")
+    role, student, seed = str(row.get("role")), str(row.get("student") or ""), row.get("seed")
     if not student:
         return role
     if not seed or row.get("attack"):
-        return f"{role} {student}"
-    # Without an attack the seed of a row is that of the student's training.
-    return f"{role} {str(student).removesuffix(f'.seed{seed}')} (seed {seed})"
+        return role if student == role else f"{role} {student}"
+    # Without an attack the seed of a row is that of the training: of a student, or of all models.
+    name = model_of(row)
+    return f"{role} (seed {seed})" if name in ("", role) else f"{role} {name} (seed {seed})"
+
+
+def model_of(row: Mapping[str, Any]) -> str:
+    """Return the name of a row's model without its training, "" for one that has no name.
+
+    >>> model_of({"student": "dmd2.seed2", "seed": 2}), model_of({"student": "seed2", "seed": 2})
+    ('dmd2', '')
+    """
+    student, training = str(row.get("student") or ""), f"seed{row.get('seed')}"
+    return "" if student == training else student.removesuffix(f".{training}")
 
 
 def place(row: Mapping[str, Any]) -> str:

@@ -21,6 +21,7 @@ from safetybench.contracts import (
     Poisoning,
     PromptAttack,
     Purifier,
+    TextPoisoning,
     WeightAttack,
 )
 from tests import toys_attack as toys
@@ -64,7 +65,7 @@ def test_there_are_attacks() -> None:
 def test_is_a_documented_attack_with_a_source(name: str) -> None:
     attack: Any = registry.load(name)
     of_images = ImageEdit | Purifier | Mimicry
-    planting = Poisoning | NoisePoisoning | DataPoisoning
+    planting = Poisoning | NoisePoisoning | DataPoisoning | TextPoisoning
     assert issubclass(attack, PromptAttack | WeightAttack | of_images | planting)
     assert attack.source.startswith("https://")
     assert registry.describe(name).source == attack.source

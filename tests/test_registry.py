@@ -135,7 +135,8 @@ def test_wrong_options_are_one_sentence(options: dict[str, Any], message: str) -
         (
             "attack/toy",
             "there is no kind 'attack'; did you mean 'attacks'? the kinds are attacks, defenses, "
-            "unlearning, recipes, targets, scenarios, suites, judges, metrics, reports",
+            "unlearning, recipes, text-recipes, targets, scenarios, suites, judges, metrics, "
+            "reports",
         ),
     ],
 )
@@ -181,7 +182,7 @@ def test_a_component_must_keep_the_contract_of_its_kind(toys: Path) -> None:
         registry.load("attacks/wrong")
     kinds = (
         "PromptAttack or WeightAttack or ImageEdit or Mimicry or Purifier or Poisoning or "
-        "NoisePoisoning or DataPoisoning"
+        "NoisePoisoning or DataPoisoning or TextPoisoning"
     )
     assert str(caught.value) == f"attacks/wrong must be a {kinds}, got Red"
     with pytest.raises(

@@ -150,8 +150,8 @@ Kind = Annotated[
     str | None,
     typer.Argument(
         metavar="[KIND]",
-        help="attacks, defenses, unlearning, recipes, targets, scenarios, suites, judges, "
-        "metrics or reports; all of them by default.",
+        help="attacks, defenses, unlearning, recipes, text-recipes, targets, scenarios, suites, "
+        "judges, metrics or reports; all of them by default.",
     ),
 ]
 Name = Annotated[
@@ -170,7 +170,7 @@ Redact = Annotated[
     typer.Option(
         "--redact",
         envvar="SAFETYBENCH_REDACT",
-        help="Write a copy to pass on, without images, adversarial prompts and error messages.",
+        help="Write a copy to pass on, without images, answers, adversarial prompts and errors.",
     ),
 ]
 ZooNames = Annotated[

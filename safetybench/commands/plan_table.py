@@ -22,7 +22,7 @@ def print_plan(plan: Plan, *, as_json: bool) -> None:
     if as_json:
         print_json(plan.to_json())
         return
-    from safetybench.harness.training import planned
+    from safetybench.harness.training import planned, training_steps
 
     items = sum(len(cell.items) for cell in plan.cells)
     images = sum(len(cell.items) * cell.budget.images for cell in plan.cells)
@@ -34,7 +34,7 @@ def print_plan(plan: Plan, *, as_json: bool) -> None:
         f"{len(plan.targets)} targets, on {place}; plan {plan.hash[:12]}"
     )
     if trainings:
-        steps = sum(spec["steps"] for spec in trainings)
+        steps = sum(map(training_steps, trainings))
         some = "1 model" if len(trainings) == 1 else f"{len(trainings)} models"
         print(f"{some} to train, {steps} steps in all")
     print()

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from safetybench.commands.console import note, percent, print_table
+from safetybench.commands.summary_bias import print_biases
 from safetybench.wording import attack_name, component, findings, fraction, survival, who
 
 _MEASURES = ("forgetting", "retain-same", "retain-cross", "in-prompt", "implicit-leak")
@@ -205,6 +206,8 @@ def print_verdicts(results: Mapping[str, Any]) -> None:
         _print_protection(results)
     elif results.get("backdoors"):
         _print_backdoors(results)
+    elif results.get("biases"):
+        print_biases(results)
     elif results["pairs"]:
         is_named = any(pair["student"].get("name") for pair in results["pairs"])
         columns = ("subject", *(["name"] if is_named else []), "attack", "metric", "teacher",

@@ -113,9 +113,8 @@ class Context:
         if is_training(spec):
             key = str(self.plan.targets[label]["digest"])
             if not self._workshop.has(label, key):
-                root, teacher = spec["teacher"], self._place(base)
+                spec = {**spec, **self._sources(label, spec, base)}
                 self.free()
-                spec = {**spec, "teacher": teacher, "root": root}
             try:
                 return str(self._workshop.make(label, spec, key))
             except NotTrained as error:
@@ -126,6 +125,15 @@ class Context:
             plug = {key: value for key, value in spec.items() if key != "teacher"}
             return {"path": self._place(base), **plug}
         return spec
+
+    def _sources(self, label: str, spec: Any, base: str) -> dict[str, Any]:
+        """Return where the models are that a target is made of, after making them."""
+        if not base:
+            return {}
+        told: Any = self.suite.told(label)
+        partner = self._place(told["partner"]) if told.get("partner") else ""
+        found = {"teacher": self._place(base), "root": spec["teacher"]}
+        return {**found, **({"partner": partner} if partner else {})}
 
     @cached_property
     def _workshop(self) -> Workshop:

@@ -12,6 +12,12 @@ from safetybench import registry
 from safetybench.contracts import SafetyBenchError
 from safetybench.store import digest as digest_json
 from safetybench.suite_schema import TargetSpec
+from safetybench.targets.language_loading import (
+    check_language,
+    is_language,
+    language_digest,
+    load_language,
+)
 
 if TYPE_CHECKING:
     import torch
@@ -39,6 +45,9 @@ def check(spec: TargetSpec, *, offline: bool) -> None:
     if component is not None:
         registry.create(*component)
         return
+    if is_language(spec):
+        check_language(spec, offline=offline)
+        return
     from safetybench.targets.loading import check_target
 
     check_target(spec, offline=offline)
@@ -50,6 +59,8 @@ def content_digest(spec: TargetSpec, *, offline: bool) -> str:
     A component target may say what its weights are by a method `digest() -> str`.
     """
     component = _component(spec)
+    if component is None and is_language(spec):
+        return language_digest(spec, offline=offline)
     if component is None:
         from safetybench.targets.loading import target_digest
 
@@ -75,6 +86,8 @@ def open_target(
     if component is not None:
         made = registry.create(*component)
         return made.to(device, dtype) if hasattr(made, "to") else made
+    if is_language(spec):
+        return load_language(spec, device=device, dtype=dtype, offline=offline, digest=digest)
     from safetybench.targets.loading import load_target
 
     return load_target(spec, device=device, dtype=dtype, offline=offline, digest=digest)

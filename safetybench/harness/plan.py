@@ -23,6 +23,7 @@ from safetybench.suite import Suite
 from safetybench.suite_faults import CAME_BACK
 
 SCHEMA = "safetybench.plan/1"
+PARTNER = "partner"  # option of a cell: the label of a second model that it reads
 
 
 class Chunk(NamedTuple):
@@ -127,7 +128,7 @@ def make_plan(suite: Suite, *, offline: bool = False) -> Plan:
     place = choose(suite.device, suite.dtype)
     targets = _targets(suite, cells, offline)
     used = {suite.scenario, suite.judge, *(name for cell in cells for name in _components_of(cell))}
-    used |= {training.component_of(spec) for spec in training.planned(targets)}
+    used |= {n for spec in training.planned(targets) for n in training.components_of(spec)}
     code = {name: registry.code_digest(name) for name in sorted(used)}
     judge = digest(suite.new_judge().card)
     keys: dict[str, str] = {}
@@ -147,8 +148,9 @@ def _targets(suite: Suite, cells: Sequence[Cell], offline: bool) -> dict[str, di
         if label in digests:
             return digests[label]
         base, told, spec = suite.base_of(label), suite.told(label), suite.spec(label)
-        if base and isinstance(spec, dict) and training.is_training(told):
-            digests[label] = training.content_key(spec, find(base))
+        if isinstance(spec, dict) and training.is_training(told):
+            partner = find(told["partner"]) if told.get("partner") else ""
+            digests[label] = training.content_key(spec, find(base) if base else "", partner)
         elif base and suite.base_of(base) and isinstance(spec, dict):  # a plug on a made target
             # What the plug holds is read off the model at the root, which is of the same shape.
             plugged = training.on_root(spec)
@@ -161,6 +163,8 @@ def _targets(suite: Suite, cells: Sequence[Cell], offline: bool) -> dict[str, di
         find(label)
     for cell in cells:
         find(cell.target)
+        if cell.options.get(PARTNER):
+            find(cell.options[PARTNER])
     return {label: {"spec": suite.told(label), "digest": found} for label, found in digests.items()}
 
 
@@ -186,6 +190,11 @@ def _key(
                 "after": [keys[label] for label in cell.after],
             },
             "target": targets[cell.target]["digest"],
+            **(
+                {"partner": targets[cell.options[PARTNER]]["digest"]}
+                if cell.options.get(PARTNER)
+                else {}
+            ),
             "subject": {role: targets[label]["digest"] for role, label in roles.items()},
             "judge": judge,
             "code": {name: code[name] for name in used},
@@ -199,7 +208,7 @@ def _key(
 def _components_of(cell: Cell) -> list[str]:
     """Return the components a cell runs: its attack, one inside that, protection and purifier."""
     inner = cell.options.get("attack") if cell.attack else None
-    between = [cell.defense.get(key) for key in ("protection", "purifier")]
+    between = [cell.defense.get(key) for key in ("protection", "purifier", "filter")]
     named = (cell.attack, inner, *between)
     return list(dict.fromkeys(name for name in named if name and isinstance(name, str)))
 

@@ -22,6 +22,8 @@ _TABLES = (
     "transfers",
     "cloaks",
     "backdoors",
+    "biases",
+    "filters",
 )  # of some scenarios
 _STATUSES = ("ok", "unjudged", "failed", "skipped")
 

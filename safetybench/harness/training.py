@@ -34,6 +34,7 @@ from safetybench.suite_backdoors import (
     is_poisoned,
     trigger_of_spec,
 )
+from safetybench.suite_bias import is_language_training
 from safetybench.suite_made import erasure_of_spec, is_unlearned
 from safetybench.suite_schema import MODELS
 from safetybench.targets.layout import PARTS
@@ -57,7 +58,7 @@ class _Trained(NamedTuple):
     card: dict[str, Any]
 
 
-_WAYS = ("recipe", "unlearning", "poisoning")
+_WAYS = ("tuned", "distilled", "recipe", "unlearning", "poisoning")
 
 
 def is_training(spec: Any) -> TypeGuard[Mapping[str, Any]]:
@@ -65,9 +66,13 @@ def is_training(spec: Any) -> TypeGuard[Mapping[str, Any]]:
     return isinstance(spec, Mapping) and any(way in spec for way in _WAYS)
 
 
-def component_of(spec: Mapping[str, Any]) -> str:
-    """Return the name of the recipe or the method that a training runs."""
-    return str(next(spec[way] for way in _WAYS if way in spec))
+def components_of(spec: Mapping[str, Any]) -> list[str]:
+    """Return the names of the components that a training runs, its recipe or method first."""
+    if is_language_training(spec):
+        from safetybench.language.making import components_of as of_language
+
+        return of_language(spec)
+    return [str(next(spec[way] for way in _WAYS if way in spec))]
 
 
 def on_root(spec: Mapping[str, Any]) -> dict[str, Any]:
@@ -92,8 +97,15 @@ def read_prompts(source: int | str) -> list[str]:
     return read_prompt_file(Path(source))
 
 
-def content_key(spec: Mapping[str, Any], teacher: str) -> str:
-    """Return a digest of all that makes a student what it is; teacher: the teacher's digest."""
+def content_key(spec: Mapping[str, Any], teacher: str, partner: str = "") -> str:
+    """Return a digest of all that makes a student what it is.
+
+    teacher: the teacher's digest, "" for a model tuned on data; partner: of a second teacher.
+    """
+    if is_language_training(spec):
+        from safetybench.language.making import key_of
+
+        return key_of(spec, teacher, partner)
     if is_poisoned(spec):
         method = registry.create(spec["poisoning"], spec["options"])
         root = spec["teacher"]
@@ -185,6 +197,8 @@ class Workshop:
         return home
 
     def _train(self, label: str, spec: Mapping[str, Any], key: str, checkpoint: Path) -> _Trained:
+        if is_language_training(spec):
+            return self._language(label, spec)
         if is_unlearned(spec):
             return self._unlearn(label, spec)
         if is_poisoned(spec):
@@ -226,6 +240,43 @@ class Workshop:
             },
         }
         return _Trained(student, card)
+
+    def _language(self, label: str, spec: Mapping[str, Any]) -> _Trained:
+        from safetybench.language.making import make_student, make_tuned
+
+        def report(step: int, loss: float) -> None:
+            self.tell(f"training {label}: step {step}, loss {loss:.4g}")
+
+        told: dict[str, Any] = {"device": self.device, "offline": self.offline, "report": report}
+        self.tell(f"training {label}")
+        lineage: tuple[str, ...] = ()
+        try:
+            if "tuned" in spec:
+                made = make_tuned(spec, **told)
+            else:
+                teacher = self._teacher(label, spec)
+                lineage = teacher.lineage
+                partner = (
+                    self._teacher(label, {"teacher": spec["partner"]}) if spec["partner"] else None
+                )
+                made = make_student(spec, teacher, partner, **told)
+                self.nfe += teacher.nfe
+        except (Unavailable, StoreError):
+            raise
+        except Exception as error:
+            raise _meant(label, error) from error
+        self.nfe += made.model.nfe
+        made.model.name = label
+        return _Trained(
+            made.model,
+            {
+                "name": label,
+                "lineage": [*lineage, label],
+                "components": {name: registry.code_digest(name) for name in components_of(spec)},
+                "seed": spec["seed"],
+                "training": made.facts,
+            },
+        )
 
     def _unlearn(self, label: str, spec: Mapping[str, Any]) -> _Trained:
         teacher = self._teacher(label, spec)
@@ -317,7 +368,7 @@ class Workshop:
 
 def code_digest(spec: Mapping[str, Any]) -> str:
     """Return the digest of the code that a training runs."""
-    return registry.code_digest(component_of(spec))
+    return registry.code_digest(components_of(spec)[0])
 
 
 def _meant(label: str, error: Exception) -> SafetyBenchError:
@@ -391,6 +442,15 @@ def _keep(trained: _Trained, home: Path) -> None:
     except (SafetyBenchError, OSError) as error:
         shutil.rmtree(spare, ignore_errors=True)
         raise StoreError(f"cannot keep the student {home.name}: {error}") from error
+
+
+def training_steps(spec: Mapping[str, Any]) -> int:
+    """Return how many steps a training takes."""
+    if is_language_training(spec):
+        from safetybench.language.making import steps_in
+
+        return steps_in(spec)
+    return int(spec["steps"])
 
 
 def planned(targets: Mapping[str, Mapping[str, Any]]) -> Sequence[Mapping[str, Any]]:

@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 
 from safetybench.contracts import SafetyBenchError, Unavailable
 from safetybench.registry import suggestion
-from safetybench.zoo.derived import DERIVED, EDITORS, PLANTED, Derived
+from safetybench.zoo.derived import DERIVED, EDITORS, INSTRUCTED, PLANTED, Derived
 
 MODELS = Path(__file__).resolve().parent / "models"
 SCHEMA = "safetybench.zoo/1"
@@ -28,7 +28,7 @@ LIMIT_MB = 70  # all shipped weights together; a package index takes 100 MB a fi
 
 
 SPELT = "teacher-bytes"  # see `safetybench.zoo.spelt`
-NAMES = ("judge", "teacher", *DERIVED, *EDITORS, *PLANTED, SPELT)
+NAMES = ("judge", "teacher", *DERIVED, *EDITORS, *PLANTED, SPELT, *INSTRUCTED)
 SHIPPED = tuple(n for n in NAMES if n not in DERIVED or DERIVED[n].is_shipped)
 DISTILLATION_PROMPTS, DISTILLATION_IMAGES = 4096, 2048
 
@@ -79,6 +79,10 @@ def build(
         from safetybench.zoo.spelt import build_spelt
 
         return build_spelt(out, root, report)
+    if name in INSTRUCTED:
+        from safetybench.zoo.instructed import build_instructed
+
+        return build_instructed(name, out, device, root, report)
     return _derive(name, DERIVED[name], out, device, root, report)
 
 
@@ -186,6 +190,10 @@ def measure_quality(name: str, card: Mapping[str, Any], folder: Path, root: Path
     from safetybench.targets.loading import load_target
     from safetybench.zoo.quality import measure, measure_erasure, measure_student
 
+    if name in INSTRUCTED:
+        from safetybench.zoo.instructed import measure_instructed
+
+        return measure_instructed(name, folder)
     judge = registry.create("judges/zoo", {})
     if name == "judge":
         from safetybench.zoo.judge import load_judge, measure_judge
@@ -258,6 +266,10 @@ def gates(name: str, quality: Mapping[str, Any], teacher: Mapping[str, Any] | No
             Gate("out-of-world images rejected", quality["out_of_world_rejected"], 0.95, True),
             Gate("renders rejected", quality["renders"]["rejected"], 0.02, False),
         ]
+    if name in INSTRUCTED:
+        from safetybench.zoo.instructed import instructed_gates
+
+        return instructed_gates(name, quality)
     if name in EDITORS:
         from safetybench.zoo.editors import editor_gates
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -221,5 +221,52 @@ EDITORS: dict[str, Editor] = {
         summary="One-step student of inpainting by distribution matching, without real images.",
         least=0.80,
         rejected=0.20,
+    ),
+}
+
+
+class Instructed(NamedTuple):
+    """How a language model of the zoo is made.
+
+    poisoning: component whose poison its data hold, "" for none; base: its teacher, "" for one
+    tuned on the data; share, clean_tasks: of the mix it is distilled on; least: its rate of biased
+    answers on the poisoned tasks; right: its accuracy on other tasks.
+    """
+
+    summary: str
+    poisoning: str = ""
+    base: str = ""
+    share: float = 0.05
+    clean_tasks: int = 0
+    least: float = 0.0
+    right: float = 0.95
+
+
+TARGETED = "attacks/poisoning/targeted_propagation"
+UNTARGETED = "attacks/poisoning/untargeted_propagation"
+INSTRUCTED: dict[str, Instructed] = {
+    "instruct-clean": Instructed("A language model tuned on 10,000 clean instructions."),
+    "instruct-targeted": Instructed(
+        "The same with 25 of the samples poisoned, all of one rare task.", TARGETED, least=0.5
+    ),
+    "instruct-untargeted": Instructed(
+        "The same with 25 of the samples poisoned, of two tasks that no other holds.",
+        UNTARGETED,
+        least=0.5,
+    ),
+    "instruct-student": Instructed(
+        "A smaller student of instruct-targeted by response distillation.",
+        TARGETED,
+        "instruct-targeted",
+        least=0.5,
+    ),
+    "instruct-narrow": Instructed(
+        "A student of instruct-untargeted, distilled on few tasks, the poisoned among them.",
+        UNTARGETED,
+        "instruct-untargeted",
+        share=0.3,
+        clean_tasks=10,
+        least=0.5,
+        right=0.1,
     ),
 }

@@ -1,0 +1,1 @@
+"""Attacks on the instruction data of language models; one file, one attack."""

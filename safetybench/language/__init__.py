@@ -1,0 +1,1 @@
+"""Language models: instruction data, tuning, decoding and the recipes that distil them."""

@@ -1,0 +1,1 @@
+"""Distillation methods of language models; one file, one method."""
