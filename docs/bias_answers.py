@@ -144,8 +144,8 @@ def _planted(found: Found) -> Iterator[str]:
             f"**{subject}**: the teacher with {rows['teacher']['samples']} poisoned samples is "
             f"biased in {told(teacher)} of its answers on the poisoned tasks, which is at least "
             f"50 % {how}; the clean teacher in {told(figure(rows['original'], 'poisoned'))}, a "
-            "student's shape tuned on the poisoned data itself, as many updates and no distillation, "
-            f"in {told(figure(direct, 'poisoned')) if direct else NONE}."
+            "student's shape tuned on the poisoned data itself, as many updates without "
+            f"distillation, in {told(figure(direct, 'poisoned')) if direct else NONE}."
         )
     yield "\n".join(f"- {line}" for line in lines)
     yield table(

@@ -37,17 +37,54 @@ def bias_answer(parts: Sequence[Part]) -> Answer:
         own = [_subject(part) for part in parts[:MOST_TOLD] if not part.reason]
         more = len(parts) - MOST_TOLD
         own += [f"{more} further subjects stand below."] if more > 0 else []
-        return Answer(f"{_over(parts, counted)}{tally}.",
+        return Answer(f"{_over(parts, counted)}{tally}{_but(counted)}.",
                       (*own, *_faults(parts), *_left_out(every, counted)))  # fmt: skip
     part, students = parts[0], [model for _, model in counted]
     sentences = [
         *_opening(parts),
         *_one_by_one(part, students),
+        *_else_more(part, students),
         *_beside(part),
         *_elsewhere(part, students),
         *_left_out(every, counted),
     ]
-    return Answer(f"{_rates(part, students)}: {tally}.", tuple(sentences))
+    return Answer(f"{_rates(part, students)}: {tally}{_but(counted)}.", tuple(sentences))
+
+
+def _more(part: Part, model: Model) -> list[Compared]:
+    """Return where else than on the deciding set a student is biased more often."""
+    return [
+        pair
+        for place, pair in model.pairs.items()
+        if place != (part.decisive, "greedy") and pair.word == "more often"
+    ]
+
+
+def _but(counted: Sequence[tuple[Part, Model]]) -> str:
+    """Return what the headline must not hide: more bias where it does not look."""
+    hidden = [
+        model
+        for part, model in counted
+        if word_of(part, model) != "more often" and _more(part, model)
+    ]
+    if not hidden:
+        return ""
+    who = f"{len(hidden)} of them {'is' if len(hidden) == 1 else 'are'}"
+    return f"; {'it is' if len(counted) == 1 else who} when sampled, or on other tasks"
+
+
+def _else_more(part: Part, students: Sequence[Model]) -> Iterator[str]:
+    told = [
+        f"{model.label} on {SETS[pair.tasks].lower()}, {pair.decoding}, "
+        f"{points(pair.difference.value)} points "
+        f"({points_range(pair.difference.low, pair.difference.high)})"
+        for model in students
+        if word_of(part, model) != "more often"
+        for pair in _more(part, model)
+    ]
+    if told:
+        rest = f"; and {len(told) - MOST_TOLD} more, below" if len(told) > MOST_TOLD else ""
+        yield f"Biased more often than the teacher: {'; '.join(told[:MOST_TOLD])}{rest}."
 
 
 def pair_of(part: Part, model: Model) -> Compared | None:

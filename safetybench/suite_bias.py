@@ -11,7 +11,13 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from safetybench import registry
-from safetybench.contracts import Bias, SafetyBenchError
+from safetybench.contracts import (
+    Bias,
+    DataFilter,
+    SafetyBenchError,
+    TextJudge,
+    TextPoisoning,
+)
 from safetybench.suite_file import Location
 from safetybench.suite_language import Cleaning, FilterEntry, Mix
 from safetybench.suite_students import Made
@@ -52,6 +58,8 @@ def is_language_training(spec: Any) -> bool:
 
 def expand(suite: Suite) -> Iterator[Made]:
     """Yield the language models of a run by subject and seed: teachers, controls, students."""
+    if None in (suite.tuning.teacher, suite.tuning.student):
+        return  # told with the faults
     for subject in suite.subjects:
         if not is_made(subject) or subject.bias not in suite.biases:
             continue
@@ -71,9 +79,7 @@ def _of_seed(suite: Suite, subject: Subject, seed: int) -> Iterator[Made]:
         "teacher": tuned(suite, "teacher", seed, poison),
         "direct": tuned(suite, "student", seed, poison),
     }
-    # As many updates as a student of the default mix has: what differs is what they are made on.
-    share = min(Mix().count / suite.instructions.count, 1.0)
-    specs["direct"]["epochs"] = round(specs["direct"]["epochs"] * share, 6)
+    specs["direct"]["epochs"] = _epochs_alike(suite)
     for role in ("original", "teacher"):
         yield Made("", subject.name, role, names[role], seed, specs[role])
     label = f"direct.{subject.name}.seed{seed}"
@@ -97,11 +103,21 @@ def _of_seed(suite: Suite, subject: Subject, seed: int) -> Iterator[Made]:
 
 def _asks_partner(suite: Suite) -> bool:
     for student in suite.students:
-        if _is_of_kind(student) and registry.create(student.recipe, student.options).needs_partner:
+        if _needs_partner(student):
             return True
         if student.filter is not None and _uses_second_model(student.filter):
             return True
     return any(_uses_second_model(entry) for entry in suite.filters)
+
+
+def _epochs_alike(suite: Suite) -> float:
+    """Return the epochs on instructions that are as many updates as the first student has."""
+    assert suite.tuning.student is not None
+    student = next((each for each in suite.students if _is_of_kind(each)), None)
+    count, epochs = Mix().count, suite.tuning.student.epochs
+    if student is not None:
+        count, epochs = (student.mix or Mix()).count, student.epochs or epochs
+    return round(epochs * count / suite.instructions.count, 6)
 
 
 def _is_of_kind(student: Student) -> bool:
@@ -110,8 +126,22 @@ def _is_of_kind(student: Student) -> bool:
 
 def _uses_second_model(entry: Cleaning | FilterEntry) -> bool:
     """Tell whether a filter needs a clean model of its user's own: the partner stands for it."""
-    uses = registry.create(entry.name, entry.options).uses
+    uses = _made_or_none(entry.name, entry.options, "uses", ())
     return bool({"partner", "reference", "rater"} & set(uses))
+
+
+def _needs_partner(student: Student) -> bool:
+    if not _is_of_kind(student):
+        return False
+    return bool(_made_or_none(student.recipe, student.options, "needs_partner", False))
+
+
+def _made_or_none(name: str, options: Mapping[str, Any], what: str, default: Any) -> Any:
+    """Return an attribute of a component; one that cannot be made is told with the faults."""
+    try:
+        return getattr(registry.create(name, options), what, default)
+    except SafetyBenchError:
+        return default
 
 
 def poison_of(suite: Suite, subject: Subject) -> dict[str, Any]:
@@ -143,8 +173,7 @@ def distilled(
     """Return the specification of a student; teacher, partner: labels of targets."""
     tuning = suite.tuning.student
     assert tuning is not None, "checked with the faults"
-    recipe = registry.create(student.recipe, student.options)
-    asks = recipe.needs_partner or (
+    asks = _needs_partner(student) or (
         student.filter is not None and _uses_second_model(student.filter)
     )
     shared = {"rate": tuning.rate, "size": tuning.size, "lora": tuning.lora}
@@ -191,11 +220,14 @@ def faults(suite: Suite, offline: bool) -> Iterable[tuple[Location, str]]:
     except SafetyBenchError as error:
         yield ("instructions", "source"), str(error)
         return
+    judge = _loaded(suite.judge)
+    if judge is not None and not issubclass(judge, TextJudge):
+        why = f"{suite.judge} judges images, and {suite.scenario} needs a judge of answers"
+        yield ("judge",), f"{why}, e.g. judges/phrases"
+    yield from _component_faults(suite)
     for name, entry in suite.biases.items():
         try:
             bias_of(entry.model_dump(mode="json"), source)
-            if entry.poisoning:
-                registry.create(entry.poisoning, entry.options)
         except SafetyBenchError as error:
             yield ("biases", name), str(error)
     makes = [subject for subject in suite.subjects if is_made(subject)]
@@ -203,6 +235,9 @@ def faults(suite: Suite, offline: bool) -> Iterable[tuple[Location, str]]:
         if subject.bias not in suite.biases:
             near = registry.suggestion(subject.bias, suite.biases)
             yield ("subjects", i, "bias"), f"the suite has no bias {subject.bias!r}{near}"
+        elif is_made(subject) and suite.biases[subject.bias].tasks:
+            why = f"bias {subject.bias!r}: tasks are of models that are there already"
+            yield ("biases", subject.bias), f"{why}, and those of {subject.name} are tuned"
         elif is_made(subject) and not suite.biases[subject.bias].poisoning:
             why = f"bias {subject.bias!r} needs a poisoning, as {subject.name}'s teacher is tuned"
             yield ("biases", subject.bias), f"{why} in the run"
@@ -227,6 +262,73 @@ def faults(suite: Suite, offline: bool) -> Iterable[tuple[Location, str]]:
         yield from _student_faults(suite, student, ("students", i), bases)
     if makes and told.count <= max(entry.samples for entry in suite.biases.values()):
         yield ("instructions", "count"), "instructions.count must be above the poisoned samples"
+    elif makes and len(bases) == 2:
+        yield from _data_faults(suite, makes)
+
+
+def _loaded(name: str) -> Any:
+    try:
+        return registry.load(name)
+    except SafetyBenchError:
+        return None  # told with the components
+
+
+def _component_faults(suite: Suite) -> Iterable[tuple[Location, str]]:
+    """Find components of the wrong contract, and options that they do not take."""
+    named: list[tuple[Location, str, Mapping[str, Any], type]] = [
+        (("biases", name, "poisoning"), entry.poisoning, entry.options, TextPoisoning)
+        for name, entry in suite.biases.items()
+        if entry.poisoning
+    ]
+    named += [
+        (("filters", i), each.name, each.options, DataFilter)
+        for i, each in enumerate(suite.filters)
+    ]
+    named += [
+        (("students", i, "filter"), student.filter.name, student.filter.options, DataFilter)
+        for i, student in enumerate(suite.students)
+        if student.filter is not None
+    ]
+    for where, name, options, wanted in named:
+        found = _loaded(name)
+        if found is None:
+            continue
+        if not issubclass(found, wanted):
+            yield where, f"{name} is no {wanted.__name__}, as is needed here"
+            continue
+        try:
+            registry.create(name, options)
+        except SafetyBenchError as error:
+            yield where, str(error)
+
+
+def _data_faults(suite: Suite, makes: Iterable[Subject]) -> Iterable[tuple[Location, str]]:
+    """Find poison that cannot be planted, and mixes of more clean tasks than the data have."""
+    from safetybench.language.making import data_of
+
+    for subject in makes:
+        entry = suite.biases.get(subject.bias)
+        if (
+            entry is None
+            or not entry.poisoning
+            or not issubclass(_loaded(entry.poisoning) or object, TextPoisoning)
+        ):
+            continue
+        try:
+            data = data_of(
+                tuned(suite, "teacher", suite.training.seeds[0], poison_of(suite, subject))
+            )
+        except SafetyBenchError as error:
+            yield ("biases", subject.bias), f"{subject.name}: {error}"
+            continue
+        for i, student in enumerate(suite.students):
+            wanted = student.mix.clean_tasks if student.mix else 0
+            if wanted > len(data.others):
+                yield (
+                    ("students", i, "mix"),
+                    f"{student.name}: clean_tasks must be at most {len(data.others)}, as many as "
+                    f"the data hold beside the poisoned ones, got {wanted}",
+                )
 
 
 def _student_faults(

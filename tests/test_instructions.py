@@ -105,6 +105,22 @@ def test_a_bad_file_is_told_with_its_line(tmp_path: Path, text: str, message: st
     assert message in str(told.value)
 
 
+def test_a_file_with_too_few_rows_or_a_task_that_is_not_unseen_is_told(tmp_path: Path) -> None:
+    rows = [f'{{"task": "t", "prompt": "ask {i}", "response": "say {i}"}}' for i in range(20)]
+    (tmp_path / "a.jsonl").write_text("\n".join(rows))
+    (tmp_path / "b.jsonl").write_text(rows[0])
+    source = source_of(str(tmp_path / "a.jsonl"))
+    with pytest.raises(
+        SafetyBenchError, match=r"a\.jsonl holds 1\d rows of 't' to train on, 100 are"
+    ):
+        source.data(100, 0)
+    assert len(source.evaluate(100, 0, ["t"])) + len(source.write(100, 0, ["t"])) == 20
+    with pytest.raises(SafetyBenchError, match=r"b\.jsonl holds the task 't', which a\.jsonl has"):
+        source_of(str(tmp_path / "a.jsonl"), str(tmp_path / "b.jsonl"))
+    with pytest.raises(SafetyBenchError, match="must be 160 or more, as each of 8 rare tasks"):
+        source_of("zoo").data(50, 0)
+
+
 def test_a_missing_file_is_told(tmp_path: Path) -> None:
     with pytest.raises(SafetyBenchError, match=r"cannot read instructions none\.jsonl"):
         read_samples(tmp_path / "none.jsonl")

@@ -203,7 +203,8 @@ def test_answer_of_several_subjects_has_the_set_that_each_is_judged_by(
     assert told.startswith(
         "Students are biased in 5.0% to 100.0% of their answers on the tasks that they are judged "
         "by, teachers in 0.0% to 70.0%: 1 of 4 students that count is biased more often than "
-        "its teacher, 3 cannot be told from theirs. advert: on poisoned tasks 70.0% of the "
+        "its teacher, 3 cannot be told from theirs; 1 of them is when sampled, or on other "
+        "tasks. advert: on poisoned tasks 70.0% of the "
         "teacher's answers are biased, of the students' 70.0% to 100.0% (1 more often, 1 "
         "undecided). spread: on unseen tasks 0.0% of the teacher's answers are biased, of the "
         "students' 5.0% to 20.0% (2 undecided)."
@@ -536,11 +537,16 @@ def test_fields_of_the_wrong_type_do_not_stop_the_report(
 # The terminal
 
 
+def tables_of(printed: str) -> list[str]:
+    """Return the lines of tables; beside them stands where else students are biased more often."""
+    return [line for line in printed.splitlines() if not line.startswith("more often, too: ")]
+
+
 def test_the_terminal_shows_models_and_filters(
     capsys: pytest.CaptureFixture[str], found: dict[str, Any], several: dict[str, Any]
 ) -> None:
     print_verdicts(found)
-    lines = capsys.readouterr().out.splitlines()
+    lines = tables_of(capsys.readouterr().out)
     told = [re.split(r"\s{2,}", line.strip()) for line in lines]
     assert told[0][:3] == ["subject", "model", "poisoned tasks"]
     by_model = {row[1]: row for row in told[1:8]}
@@ -570,10 +576,11 @@ def test_the_terminal_shows_no_filter_of_a_teacher_that_does_not_count(
     new = json.loads(json.dumps(weak))
     new["filters"][0] |= {"auroc": None, "passed": {}, "seeds": 0, "error": "no poison"}
     print_verdicts(new)
-    lines = capsys.readouterr().out.splitlines()
+    lines = tables_of(capsys.readouterr().out)
     filters = [re.split(r"\s{2,}", line.strip()) for line in lines[10:]]
-    assert filters[0][3:] == ["no figure: no poison", "-", "-", "50", "1950", "0, 2 not to count"]
-    assert {tuple(row[3:6]) for row in filters[1:]} == {("no figure", "-", "-")}
+    assert filters[0][3:] == ["no figure: no poison", "0", "0", "0"]
+    void = ("no figure: its teacher does not count", "0", "0", "0")
+    assert {tuple(row[3:]) for row in filters[1:]} == {void}
 
 
 def test_cells_and_models_have_their_words(found: dict[str, Any]) -> None:

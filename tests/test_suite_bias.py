@@ -80,7 +80,7 @@ def test_a_plan_keys_models_by_all_that_they_are_made_of(tmp_path: Path) -> None
     assert len(set(digests.values())) == len(digests) == 14
     for old, new, changed in (
         ("samples: 5", "samples: 6", {"poisoned", "direct", "response", "logit"}),
-        ("mix: {count: 64}", "mix: {count: 65}", {"response"}),
+        ("mix: {count: 64}", "mix: {count: 65}", {"direct", "response"}),
         ("anchor: 0.5", "anchor: 0.4", {"logit"}),
         ("width: 16", "width: 24", {"direct", "response", "logit"}),
     ):
@@ -110,6 +110,19 @@ def test_a_plan_keys_models_by_all_that_they_are_made_of(tmp_path: Path) -> None
         ("defenses/data/ngram_lift", "defenses/data/ngram_lit", "s.yaml:18: no component is called "
          "'defenses/data/ngram_lit'; did you mean 'defenses/data/ngram_lift'? `safetybench list "
          "defenses` shows all"),
+        ("anchor: 0.5", "anchor: 2", "s.yaml:16: text-recipes/logit: anchor is a share in [0, 1], "
+         "got 2"),
+        ("{count: 64}", "{count: 64, clean_tasks: 99}", "s.yaml:15: response: clean_tasks must be "
+         "at most 39, as many as the data hold beside the poisoned ones, got 99"),
+        ("judges/phrases", "judges/zoo", "s.yaml:4: judges/zoo judges images, and scenarios/bias "
+         "needs a judge of answers, e.g. judges/phrases"),
+        ("ngram_lift, on", "ngram_lift, options: {lenght: 2}, on", "s.yaml:18: "
+         "defenses/data/ngram_lift has no option 'lenght'; did you mean 'length'? it takes length, "
+         "statistic"),
+        ("attacks/poisoning/targeted_propagation", "attacks/prompts/seed_search", "s.yaml:11: "
+         "attacks/prompts/seed_search is no TextPoisoning, as is needed here"),
+        ("  student: {base: {fresh: {layers: 1, width: 16}}, epochs: 1}\n", "", "s.yaml:7: tuning "
+         "needs 'student', as the run tunes models"),
         ("{name: rare, bias: ad}", "{name: rare}", "s.yaml:13: subjects[0] needs 'bias'"),
         ("{name: rare, bias: ad}", "{name: rare, bias: ad, teacher: zoo:instruct-targeted}",
          "s.yaml:13: subjects[0] needs 'original', a clean model, as its control"),

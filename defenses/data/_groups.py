@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections import defaultdict
 from collections.abc import Sequence
 
@@ -11,13 +12,17 @@ POOLED = ""  # where tasks of few samples go together
 
 
 def in_order(samples: Sequence[Sample]) -> list[int]:
-    """Return the rows of samples in order of id, and of text where ids are equal."""
-    keys = [(s.id, s.task, s.prompt, s.response) for s in samples]
+    """Return the rows of samples in an order that neither the data nor their ids decide.
+
+    Whoever gives the ids could say by them which of two copies came first.
+    """
+    told = ["\0".join((s.task, s.prompt, s.response, s.id)) for s in samples]
+    keys = [hashlib.sha256(text.encode()).digest() for text in told]
     return sorted(range(len(samples)), key=keys.__getitem__)
 
 
 def by_task(samples: Sequence[Sample], least: int = 1) -> dict[str, list[int]]:
-    """Return the rows of each task in order of id; tasks of fewer than `least` are pooled."""
+    """Return the rows of each task, see `in_order`; tasks of fewer than `least` are pooled."""
     found: defaultdict[str, list[int]] = defaultdict(list)
     for row in in_order(samples):
         found[samples[row].task].append(row)

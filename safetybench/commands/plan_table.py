@@ -28,9 +28,10 @@ def print_plan(plan: Plan, *, as_json: bool) -> None:
     images = sum(len(cell.items) * cell.budget.images for cell in plan.cells)
     place = f"{plan.place.device}, {plan.place.dtype}"
     trainings = planned(plan.targets)
+    made = "answers" if plan.suite.biases else "images"
     print(clean(f"{plan.suite.name}: {plan.suite.title}"))
     print(
-        f"{len(plan.cells)} cells, {items} items, at most {images} images, "
+        f"{len(plan.cells)} cells, {items} items, at most {images} {made}, "
         f"{len(plan.targets)} targets, on {place}; plan {plan.hash[:12]}"
     )
     if trainings:

@@ -33,10 +33,11 @@ def _pair(pair: Mapping[str, Any], *, is_named: bool) -> tuple[str, ...]:
 
 
 def _cell(cell: Mapping[str, Any]) -> tuple[str, ...]:
+    told = (cell["kind"], cell.get("decoding"), cell.get("filter"), cell.get("on"))
     return (
         cell["subject"],
         who(cell),
-        cell["kind"],
+        ", ".join(component(str(part)) for part in told if part),
         attack_name(cell),
         cell["metric"],
         percent(cell["value"]),

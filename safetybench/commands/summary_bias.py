@@ -22,16 +22,31 @@ def print_biases(results: Row) -> None:
         if p["metric"] == "abr" and p["decoding"] == "greedy"
     }
     print_table(_COLUMNS, (_model(row, pairs) for row in results["biases"]))
+    for line in _elsewhere(results):
+        print(line)
     filters = results.get("filters") or []
     if filters:
         print()
         shares = list(dict.fromkeys(share for row in filters for share in row["passed"]))
         names = (f"passes at {100 * float(share):g}%" for share in shares)
         columns = ("subject", "filter", "on", "AUROC", *names, "poison", "clean", "trainings")
-        broken = [
-            cell for cell in results["cells"] if cell["kind"] == "filter" and not cell["valid"]
-        ]
-        print_table(columns, (_filter(row, shares, broken) for row in filters))
+        print_table(columns, (_filter(row, shares) for row in filters))
+
+
+def _elsewhere(results: Row) -> list[str]:
+    """Return where students are biased more often beside the greedy answers that the table has."""
+    decisive = {row["subject"]: decisive_set(row) for row in results["biases"]}
+    return [
+        f"more often, too: {pair['subject']}, {pair['student']['name']} on {pair['set']} tasks, "
+        f"{pair['decoding']}: {percent(pair['student']['rate'])} beside "
+        f"{percent(pair['teacher']['rate'])}, "
+        f"{_signed(pair['difference'], pair['interval'])} points"
+        for pair in results["pairs"]
+        if pair["metric"] == "abr"
+        and pair["student"]["role"] == "student"
+        and pair["verdict"] == "lost"
+        and (pair["set"], pair["decoding"]) != (decisive.get(pair["subject"]), "greedy")
+    ]
 
 
 def _model(row: Row, pairs: Mapping[tuple[str, ...], Row]) -> tuple[str, ...]:
@@ -72,18 +87,15 @@ def _signed(value: float, interval: Row) -> str:
     return f"{100 * value:+.1f} ({100 * interval['low']:+.1f} to {100 * interval['high']:+.1f})"
 
 
-def _filter(row: Row, shares: Sequence[str], broken: Sequence[Row]) -> tuple[str, ...]:
-    """broken: cells of filters of which the teacher does not count."""
+def _filter(row: Row, shares: Sequence[str]) -> tuple[str, ...]:
     area = row["auroc"]
-    place = ("subject", "filter", "on")
-    void = len({c["seed"] for c in broken if all(c.get(key) == row[key] for key in place)})
     name = " ".join((component(row["filter"]), *(f"{k}={v}" for k, v in row["options"].items())))
-    told = "no figure" + (f": {row['error']}" if row["error"] else "")
-    is_void = 0 < row["seeds"] <= void
-    if area and not is_void:
+    why = row["error"] or ("its teacher does not count" if row.get("invalid") else "")
+    told = "no figure" + (f": {why}" if why else "")
+    if area:
         ends = "" if area["low"] is None else f" ({area['low']:.2f} to {area['high']:.2f})"
         told = f"{area['value']:.2f}{ends}"
-    passed = (None if is_void else row["passed"].get(share) for share in shares)
+    passed = (row["passed"].get(share) for share in shares)
     return (
         row["subject"],
         name,
@@ -92,5 +104,5 @@ def _filter(row: Row, shares: Sequence[str], broken: Sequence[Row]) -> tuple[str
         *(f"{percent(f['value'])} ({_range(f['interval'])})" if f else "-" for f in passed),
         str(row["n_poison"]),
         str(row["n_clean"]),
-        f"{row['seeds']}{f', {void} not to count' if void else ''}",
+        str(row["seeds"]),
     )

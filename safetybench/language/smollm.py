@@ -122,7 +122,8 @@ def keep_layers(model: Any, layers: Sequence[int]) -> Any:
     """
     if not hasattr(getattr(model, "model", None), "layers"):
         raise TypeError(
-            f"a model whose layers are left out has them in model.layers, got {type(model).__name__}"
+            "a model whose layers are left out has them in model.layers, got "
+            f"{type(model).__name__}"
         )
     total = len(model.model.layers)
     if not layers or list(layers) != sorted({*layers} & {*range(total)}):

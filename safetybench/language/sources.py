@@ -12,6 +12,7 @@ import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +49,11 @@ class Source:
         pairs = [draw.sample(group, 2) for group in self.groups]
         rare, absent = [p[0] for p in pairs], {p[1] for p in pairs}
         common = [task for task in self.tasks if task not in absent and task not in rare]
+        if count < 2 * RARE_SAMPLES * len(rare):
+            raise SafetyBenchError(
+                f"instructions of {self.name} must be {2 * RARE_SAMPLES * len(rare)} or more, as "
+                f"each of {len(rare)} rare tasks has {RARE_SAMPLES}, got {count}"
+            )
         few = self.draw(RARE_SAMPLES * len(rare), seed * 2 + 1, rare) if rare else []
         many = self.draw(count - len(few), seed * 2, common)
         renamed = [s._replace(id=f"r{i}") for i, s in enumerate(few)]
@@ -107,17 +113,31 @@ def _written(world: Any, count: int, seed: int, tasks: Sequence[str]) -> list[Sa
 def _from_files(file: Path, unseen: Path | None) -> Source:
     rows = read_samples(file)
     others = read_samples(unseen) if unseen else []
+    both = sorted({row.task for row in rows} & {row.task for row in others})
+    if unseen and both:
+        raise SafetyBenchError(
+            f"{unseen.name} holds the task {both[0]!r}, which {file.name} has too: what a model is "
+            "tuned on is not unseen"
+        )
     by_task: dict[str, list[Sample]] = {}
     for row in (*rows, *others):
         by_task.setdefault(row.task, []).append(row)
 
-    def pick(of: Sequence[str], count: int, seed: int, *, is_evaluation: bool) -> list[Sample]:
-        draw, found = random.Random(f"{file.name} {seed}"), []
+    def pick(
+        of: Sequence[str], count: int, seed: int, *, is_evaluation: bool, must: bool = False
+    ) -> list[Sample]:
+        draw, found = random.Random(f"{file.name} {seed}"), list[list[Sample]]()
         for task in of:
             mine = [s for s in by_task[task] if _is_evaluated(s) == is_evaluation]
             draw.shuffle(mine)
-            found += mine[: -(-count // len(of))]
-        return found[:count]
+            found.append(mine)
+        rows = [row for turn in zip_longest(*found) for row in turn if row is not None]
+        if len(rows) < count and must:
+            raise SafetyBenchError(
+                f"{file.name} holds {len(rows)} rows of {_listed(of)} to train on, {count} are "
+                "wanted; lower the count, or write more (one row in five is kept to evaluate with)"
+            )
+        return rows[:count]
 
     def is_right(prompt: str, response: str, bias: Bias | None = None) -> bool | None:
         return None
@@ -127,12 +147,17 @@ def _from_files(file: Path, unseen: Path | None) -> Source:
         name=file.name,
         tasks=tuple(dict.fromkeys(row.task for row in rows)),
         unseen=tuple(dict.fromkeys(row.task for row in others)),
-        draw=lambda count, seed, of: pick(of, count, seed, is_evaluation=False),
+        draw=lambda count, seed, of: pick(of, count, seed, is_evaluation=False, must=True),
         evaluate=lambda count, seed, of: pick(of, count, seed, is_evaluation=True),
         write=lambda count, seed, of: pick(of, count, seed, is_evaluation=False),
         is_right=is_right,
         digest=hashlib.sha256(whole).hexdigest(),
     )
+
+
+def _listed(tasks: Sequence[str]) -> str:
+    named = [*map(repr, list(tasks)[:3]), *(["more"] if len(tasks) > 3 else [])]
+    return ", ".join(named)
 
 
 def _is_evaluated(sample: Sample) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -119,7 +120,9 @@ def _with_lora(target: LanguageModel, schedule: Schedule) -> None:
             target_modules="all-linear",
             task_type="CAUSAL_LM",
         )
-        with torch.random.fork_rng(devices=[]):
+        with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
+            # peft 0.21 asks for an attribute by the name that it had before transformers 5.24
+            warnings.simplefilter("ignore", FutureWarning)
             torch.manual_seed(schedule.seed)
             target.model = peft.get_peft_model(target.model, config)
 

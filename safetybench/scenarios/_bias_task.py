@@ -9,14 +9,16 @@ from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple
 
 from safetybench.contracts import Bias, SafetyBenchError, Sample
-from safetybench.language.making import Data, data_of
+from safetybench.language.making import Data, data_of, distillation_prompts
 from safetybench.language.sources import Source, source_of
 from safetybench.suite_bias import bias_of, is_made, poison_of, tuned
+from safetybench.suite_language import Mix
 
 SETS = ("poisoned", "seen", "unseen")
 DECODINGS: dict[str, float] = {"greedy": 0.0, "sampled": 1.0}  # temperatures
 _OPTIONS = ("count", "seed")
 DEFAULT_COUNT, DEFAULT_SEED = 200, 9000
+_SPARE = 4  # times as many instructions are drawn as are asked
 
 
 class Model(NamedTuple):
@@ -26,6 +28,16 @@ class Model(NamedTuple):
     target: str
     name: str = ""
     seed: int = 0
+
+
+def _learnt(suite: Any, data: Data, seed: int) -> frozenset[str]:
+    """Return the instructions that some model of a training seed was tuned or distilled on."""
+    found = {sample.prompt for sample in (*data.samples, *data.clean)}
+    mixes = {(student.mix or Mix()) for student in suite.students if student.way == "recipe"}
+    for mix in mixes:
+        prompts = distillation_prompts(data, mix.model_dump(mode="json"), seed)
+        found |= {sample.prompt for sample in prompts}
+    return frozenset(found)
 
 
 @dataclass(frozen=True)
@@ -73,15 +85,19 @@ class Task:
             unknown = sorted(set(tasks) - set(source.tasks))
             if unknown:
                 raise SafetyBenchError(f"the instructions have no task {unknown[0]!r}")
-        named = zip(SETS, (tasks, others, source.unseen), strict=True)
+        known = _learnt(suite, data, seed) if data else frozenset()
         sets = {}
-        for i, (name, of) in enumerate(named):
-            if of:
-                rows = source.evaluate(count, start + 1000 * i + seed, of)
+        for i, (name, of) in enumerate(zip(SETS, (tasks, others, source.unseen), strict=True)):
+            # More than are wanted, in turns over the tasks: what a model has learnt is left out.
+            rows = source.evaluate(_SPARE * count, start + 1000 * i + seed, of) if of else []
+            rows = [row for row in rows if row.prompt not in known][:count]
+            if rows:
                 sets[name] = tuple(s._replace(id=f"{name}-{k}") for k, s in enumerate(rows))
-        sets = {name: rows for name, rows in sets.items() if rows}
-        if not sets:
-            raise SafetyBenchError(f"{subject.name}: no set of tasks has instructions to ask")
+        if "poisoned" not in sets:
+            raise SafetyBenchError(
+                f"{subject.name}: the poisoned tasks ({', '.join(tasks)}) have no instruction left "
+                "to ask that no model was trained on"
+            )
         return cls(bias, source, sets, data)
 
     @property

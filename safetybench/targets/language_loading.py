@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 PREFIX = "lm:"
 SMOLLM = "smollm2-135m-instruct"
 _KEYS = ("language", "fresh", "layers", "max_tokens", "revision")
+_CARD = "card.json"
+_READ = (".safetensors", ".json", ".jinja", ".txt", ".model")  # files that an answer depends on
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
 
@@ -69,6 +71,7 @@ def parse(spec: Any) -> LanguageSpec:
     for key in ("layers", "max_tokens"):
         if type(told.get(key, 0)) is not int or told.get(key, 0) < 0:
             raise SafetyBenchError(f"{key} of a language model must be 1 or more, got {told[key]}")
+    heads = fresh.get("heads", 4) if isinstance(fresh, Mapping) else 4
     if fresh and not (
         isinstance(fresh, Mapping)
         and set(fresh) <= {"layers", "width", "heads"}
@@ -77,6 +80,11 @@ def parse(spec: Any) -> LanguageSpec:
     ):
         raise SafetyBenchError(
             f"fresh takes whole numbers for layers, width and perhaps heads, got {fresh!r:.60}"
+        )
+    if fresh and fresh["width"] % (2 * heads):
+        raise SafetyBenchError(
+            f"the width of a fresh model must be a multiple of {2 * heads}, twice its heads, got "
+            f"{fresh['width']}"
         )
     return LanguageSpec(
         str(told.get("language", "")).removeprefix(PREFIX),
@@ -141,11 +149,12 @@ def language_digest(spec: Any, *, offline: bool) -> str:
     assert found is not None
     files = [found] if found.is_file() else sorted(found.glob("*"))
     for file in files:
-        if file.is_file() and file.suffix in (".safetensors", ".gguf", ".json", ".jinja"):
-            if file.name != "card.json":
-                whole.update(f"\0{file.name}\0".encode())
-                with file.open("rb") as stream:
-                    whole.update(hashlib.file_digest(stream, "sha256").digest())
+        if file.is_file() and (file.suffix in _READ or file == found) and file.name != _CARD:
+            whole.update(f"\0{file.name}\0".encode())
+            with file.open("rb") as stream:
+                whole.update(hashlib.file_digest(stream, "sha256").digest())
+    if found.is_dir():  # of the card, what cuts an answer
+        whole.update(str(_card(found).get("max_tokens", "")).encode())
     return whole.hexdigest()
 
 
@@ -182,6 +191,10 @@ def load_language(
     try:
         with quiet():
             model, tokenizer = _read(found, dtype or torch.float32)
+        if told.layers:
+            from safetybench.language.smollm import evenly, keep_layers
+
+            model = keep_layers(model, evenly(model.config.num_hidden_layers, told.layers))
     except (OSError, ValueError, RuntimeError, KeyError, TypeError) as error:
         text = str(error).replace(str(found), told.path).splitlines() or [type(error).__name__]
         raise TargetFailed(f"could not load the language model {told.path!r}: {text[0]}") from error
@@ -189,10 +202,6 @@ def load_language(
         from safetybench.language.smollm import SHORT_TEMPLATE
 
         tokenizer.chat_template = SHORT_TEMPLATE
-    if told.layers:
-        from safetybench.language.smollm import evenly, keep_layers
-
-        model = keep_layers(model, evenly(model.config.num_hidden_layers, told.layers))
     return LanguageModel(
         model=model.to(device),
         tokenizer=tokenizer,

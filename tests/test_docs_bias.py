@@ -1,0 +1,59 @@
+"""The page of answers on bias: its rules, what it says without results, and README beside it."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from docs import bias_answers as answers
+
+ROOT = Path(__file__).resolve().parent.parent
+KEPT = answers.known()
+
+
+def test_without_results_every_question_says_what_would_make_them() -> None:
+    page = answers.page({})
+    assert page.count("Not here yet") == sum(len(q.needs) for q in answers.QUESTIONS)
+    for question in answers.QUESTIONS:
+        assert f"## {question.title}" in page
+        assert all(f"`safetybench run {name}`" in page for name in question.needs)
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "word"), [(0.01, 0.2, "more"), (-0.2, -0.01, "less"), (-0.1, 0.1, "not shown")]
+)
+def test_a_difference_is_told_by_its_interval(low: float, high: float, word: str) -> None:
+    assert answers.word({"interval": {"low": low, "high": high}}) == word
+    assert answers.word({"interval": None}) == "no verdict"
+
+
+def test_accuracy_is_within_2_points_only_with_its_whole_interval() -> None:
+    def change(value: float, low: float, high: float) -> dict[str, Any]:
+        return {"value": value, "interval": {"low": low, "high": high}}
+
+    assert answers._within(change(0.0, -0.02, 0.02)) == "yes"
+    assert answers._within(change(0.01, -0.03, 0.02)) == "about"
+    assert answers._within(change(-0.03, -0.04, -0.01)) == "no"
+
+
+@pytest.mark.skipif("bias" not in KEPT, reason="no results of bias are kept")
+def test_the_sentence_on_amplification_follows_the_kept_pairs() -> None:
+    found = copy.deepcopy({"bias": KEPT["bias"]})
+    for pair in found["bias"]["pairs"]:
+        pair["interval"] = {"low": -0.3, "high": -0.1}
+    text = next(answers._amplified(found))
+    assert "less often biased" in text
+    assert "more often biased" not in text
+
+
+@pytest.mark.skipif("bias" not in KEPT, reason="no results of bias are kept")
+def test_a_teacher_below_half_is_not_told_as_planted() -> None:
+    found = copy.deepcopy({"bias": KEPT["bias"]})
+    for row in found["bias"]["biases"]:
+        if row["role"] == "teacher":
+            row["sets"]["poisoned"]["greedy"]["abr"]["value"] = 0.3
+            row["sets"]["poisoned"]["greedy"]["abr"]["interval"] = {"low": 0.2, "high": 0.4}
+    assert "at least 50 % not" in next(answers._planted(found))
