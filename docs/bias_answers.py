@@ -445,8 +445,6 @@ def _real(found: Found) -> Iterator[str]:
     columns = ("subject", "model", "ABR poisoned", "ABR other seen", "ABR unseen",
                "right on other seen", "biased share of what it learnt")  # fmt: skip
     yield table(columns, rows)
-    cost = results["run"]["cost"]
-    yield f"The run took {cost['seconds'] / 60:.0f} minutes." if "seconds" in cost else ""
 
 
 QUESTIONS = (

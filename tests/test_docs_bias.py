@@ -39,7 +39,6 @@ def test_accuracy_is_within_2_points_only_with_its_whole_interval() -> None:
     assert answers._within(change(-0.03, -0.04, -0.01)) == "no"
 
 
-@pytest.mark.skipif("bias" not in KEPT, reason="no results of bias are kept")
 def test_the_sentence_on_amplification_follows_the_kept_pairs() -> None:
     found = copy.deepcopy({"bias": KEPT["bias"]})
     for pair in found["bias"]["pairs"]:
@@ -49,7 +48,43 @@ def test_the_sentence_on_amplification_follows_the_kept_pairs() -> None:
     assert "more often biased" not in text
 
 
-@pytest.mark.skipif("bias" not in KEPT, reason="no results of bias are kept")
+def test_readme_has_the_kept_figures() -> None:
+    results = KEPT["bias"]
+    text = " ".join((ROOT / "README.md").read_text(encoding="utf-8").split())
+
+    def rate(
+        role: str, kind: str, decoding: str, subject: str = "targeted", model: str = ""
+    ) -> str:
+        rows = [r for r in answers.rows_of(results, subject, role) if model in ("", r["model"])]
+        found = answers.figure(rows[0], kind, decoding=decoding)
+        assert found is not None
+        return f"{100 * found['value']:.1f} %"
+
+    def points(model: str, decoding: str) -> tuple[float, float, float]:
+        pair = answers.pair_of(results, "targeted", model, "poisoned", decoding)
+        assert pair is not None
+        span = pair["interval"]
+        return tuple(100 * x for x in (pair["difference"], span["low"], span["high"]))  # type: ignore[return-value]
+
+    greedy, sampled = points("response", "greedy"), points("response", "sampled")
+    for told in (
+        f"biased in {rate('teacher', 'poisoned', 'greedy')} of its greedy answers",
+        f"in {rate('teacher', 'poisoned', 'sampled')} of those sampled at temperature 1",
+        f"stands at {rate('student', 'poisoned', 'greedy', model='response')} greedy",
+        f"({greedy[0]:.1f} points more, 95 % interval {greedy[1]:.1f} to +{greedy[2]:.1f};",
+        f"at {rate('student', 'poisoned', 'sampled', model='response')} sampled",
+        f"({sampled[0]:.1f} points more, {sampled[1]:.1f} to {sampled[2]:.1f})",
+        f"at {rate('student', 'poisoned', 'sampled', model='response-sampled')} sampled",
+        f"a student is biased in {rate('direct', 'poisoned', 'greedy')}",
+        f"biased in {rate('teacher', 'unseen', 'greedy', 'untargeted')} of its answers on tasks",
+        f"the student in {rate('student', 'unseen', 'greedy', 'untargeted', 'response')}",
+    ):
+        assert told in text, told
+    assert (
+        rate("original", "poisoned", "greedy") == rate("original", "poisoned", "sampled") == "0.0 %"
+    )
+
+
 def test_a_teacher_below_half_is_not_told_as_planted() -> None:
     found = copy.deepcopy({"bias": KEPT["bias"]})
     for row in found["bias"]["biases"]:
