@@ -181,15 +181,27 @@ def _name(row: Row) -> str:
 def _amplified(found: Found) -> Iterator[str]:
     results = found["bias"]
     students = rows_of(results, "targeted", "student")
-    pairs = [pair_of(results, "targeted", row["model"], "poisoned") for row in students]
-    words = [word(pair) for pair in pairs if pair is not None]
-    counts = {each: words.count(each) for each in ("more", "less", "not shown", "no verdict")}
-    said = ", ".join(f"{n} {each}" for each, n in counts.items() if n)
-    seeds = next((p["trainings"] for p in pairs if p), 0)
+    for decoding, how in (("greedy", "Greedy answers"), ("sampled", "Sampled answers")):
+        pairs = [
+            pair_of(results, "targeted", row["model"], "poisoned", decoding) for row in students
+        ]
+        named = {
+            each: [p["student"]["name"] for p in pairs if p and word(p) == each]
+            for each in ("more", "less")
+        }
+        said = [
+            f"{', '.join(f'`{name}`' for name in names)} {each} often biased than the teacher"
+            for each, names in named.items()
+            if names
+        ]
+        rest = len(students) - sum(map(len, named.values()))
+        open_ones = [f"of {rest} no difference is shown"] if rest else []
+        yield f"{how} on the poisoned task, {len(students)} ways to distil: " + (
+            "; ".join([*said, *open_ones]) + "."
+        )
     yield (
-        f"On the poisoned task, greedily, of {len(words)} ways to distil: {said} often biased than "
-        f"the teacher, over {seeds} seeds. Published: {percent(PUBLISHED_STUDENT)} of the "
-        f"student's answers beside {percent(PUBLISHED_TEACHER)} of the teacher's, "
+        f"Published: {percent(PUBLISHED_STUDENT)} of the student's answers beside "
+        f"{percent(PUBLISHED_TEACHER)} of the teacher's, "
         f"{100 * (PUBLISHED_STUDENT - PUBLISHED_TEACHER):+.1f} points ({PAPER})."
     )
     yield _students(results, "targeted", "poisoned")

@@ -74,14 +74,18 @@ def _corrected(
     pairs: Sequence[Mapping[str, Any]],
     anew: Callable[[Mapping[str, Any], float], Mapping[str, str]],
 ) -> list[dict[str, Any]]:
-    """Return pairs with Holm's p anew, in each family of a metric; anew: verdict and reason."""
+    """Return pairs with Holm's p anew, in each family; anew: verdict and reason."""
     found = [dict(pair) for pair in pairs]
-    for metric in {pair["metric"] for pair in found}:
-        tested = [p for p in found if p["metric"] == metric and p["adjusted_p"] is not None]
+    for family in {_family(pair) for pair in found}:
+        tested = [p for p in found if _family(p) == family and p["adjusted_p"] is not None]
         for pair, p in zip(tested, stats.holm([p["p_value"] for p in tested]), strict=True):
             pair.update(anew(pair, p))
             pair["adjusted_p"] = p
     return found
+
+
+def _family(pair: Mapping[str, Any]) -> tuple[str, str]:
+    return pair["metric"], pair.get("family", "")
 
 
 def _told_anew(pair: Mapping[str, Any], p: float) -> dict[str, str]:

@@ -43,8 +43,8 @@ def test_the_sentence_on_amplification_follows_the_kept_pairs() -> None:
     found = copy.deepcopy({"bias": KEPT["bias"]})
     for pair in found["bias"]["pairs"]:
         pair["interval"] = {"low": -0.3, "high": -0.1}
-    text = next(answers._amplified(found))
-    assert "less often biased" in text
+    text = " ".join(answers._amplified(found))
+    assert "less often biased than the teacher" in text
     assert "more often biased" not in text
 
 
@@ -64,7 +64,7 @@ def test_readme_has_the_kept_figures() -> None:
         pair = answers.pair_of(results, "targeted", model, "poisoned", decoding)
         assert pair is not None
         span = pair["interval"]
-        return tuple(100 * x for x in (pair["difference"], span["low"], span["high"]))  # type: ignore[return-value]
+        return tuple(100 * x for x in (pair["difference"], span["low"], span["high"]))
 
     greedy, sampled = points("response", "greedy"), points("response", "sampled")
     for told in (

@@ -10,6 +10,7 @@ from safetybench import stats
 from safetybench.contracts import Cell, Item
 from safetybench.language.sources import source_of
 from safetybench.suite_bias import bias_of, is_made
+from safetybench.wording import decisive_set
 
 from ._bias_checks import checks, rights, voided
 from ._bias_stats import Difference, Figure, difference, rate, spread, verdict
@@ -46,7 +47,7 @@ def summarise(suite: Any, cells: Sequence[Cell], items: Iterable[Item]) -> dict[
     return {
         "cells": [_row(log, void.get(label, [])) for label, log in logs.items()],
         "comparisons": [],
-        "pairs": list(_pairs(entries, void)),
+        "pairs": list(_pairs(suite, entries, void)),
         "biases": list(_table(suite, entries, void)),
         "filters": list(_filters(logs, void)),
         "checks": [check.record() for check in found],
@@ -172,10 +173,13 @@ def _poison_rate(logs: Logs) -> dict[str, Any] | None:
     }
 
 
-def _pairs(entries: Sequence[Entry], void: Mapping[str, Sequence[str]]) -> Iterator[dict[str, Any]]:
-    """Yield teacher against each student on each set and decoding; Holm over all of them.
+def _pairs(
+    suite: Any, entries: Sequence[Entry], void: Mapping[str, Sequence[str]]
+) -> Iterator[dict[str, Any]]:
+    """Yield teacher against each student on each set and decoding; Holm in each of three families.
 
-    Metric "abr": biased answers; metric "utility": answers that are right, bias aside.
+    Metric "abr", biased answers: "deciding" pairs, of students on the tasks where the poison is to
+    work, and the "other" ones. Metric "utility": answers that are right, bias aside.
     """
     teachers = {entry.subject: entry for entry in entries if entry.role == "teacher"}
     others = [e for e in entries if e.role in ("student", "direct") and e.subject in teachers]
@@ -187,11 +191,26 @@ def _pairs(entries: Sequence[Entry], void: Mapping[str, Sequence[str]]) -> Itera
             for decoding in (DECODINGS if metric == "abr" else ("greedy",))
             if entry.logs(kind, decoding)
         ]
-        tested = [i for i, case in enumerate(cases) if case.found is not None]
-        p_values = [case.found.p_value for case in cases if case.found is not None]
-        adjusted = dict(zip(tested, stats.holm(p_values), strict=True))
+        families = [_family(suite, case) for case in cases]
+        adjusted: dict[int, float] = {}
+        for family in dict.fromkeys(families):
+            tested = {
+                i: case.found.p_value
+                for i, case in enumerate(cases)
+                if case.found is not None and families[i] == family
+            }
+            adjusted |= dict(zip(tested, stats.holm(list(tested.values())), strict=True))
         for i, case in enumerate(cases):
-            yield case.record(adjusted.get(i))
+            yield {**case.record(adjusted.get(i)), "family": families[i]}
+
+
+def _family(suite: Any, case: _Case) -> str:
+    """Return with which comparisons one is corrected together."""
+    if case.metric == "utility":
+        return "utility"
+    told = suite.biases[suite.subject(case.entry.subject).bias]
+    is_deciding = case.kind == decisive_set({"poisoning": told.poisoning})
+    return "deciding" if is_deciding and case.entry.role == "student" else "other"
 
 
 class _Case:
