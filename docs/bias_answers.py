@@ -13,7 +13,15 @@ from typing import Any, NamedTuple
 from docs.markdown import NONE, NOTE, between, percent, table
 
 RESULTS = Path(__file__).resolve().parent / "results"
-RUNS = ("bias", "bias-mechanism", "bias-filters", "bias-defenses", "bias-types", "bias-smollm")
+RUNS = (
+    "bias",
+    "bias-mechanism",
+    "bias-unseen",
+    "bias-filters",
+    "bias-defenses",
+    "bias-types",
+    "bias-smollm",
+)
 SETS = ("poisoned", "seen", "unseen")
 LEAST_ABR, MOST_LOST = 0.5, 0.02
 PUBLISHED_TEACHER, PUBLISHED_STUDENT = 0.694, 0.769
@@ -277,7 +285,7 @@ def _gap(results: Row, subject: str, model: str, kind: str) -> str:
 
 
 def _untargeted(found: Found) -> Iterator[str]:
-    results, swept = found["bias"], found["bias-mechanism"]
+    results, swept = found["bias"], found["bias-unseen"]
     (teacher,) = rows_of(swept, "untargeted", "teacher")
     students = rows_of(swept, "untargeted", "student")
     gaps = {row["model"]: pair_of(swept, "untargeted", row["model"], "unseen") for row in students}
@@ -296,10 +304,13 @@ def _untargeted(found: Found) -> Iterator[str]:
     )
     yield (
         f"Published: {PUBLISHED_UNSEEN} more often in students than in teachers ({PAPER}). No such "
-        "ratio stands here: the teacher's rate is too near 0 to divide by. What the students of a "
-        "narrow mix have lost besides stands in the last column above: they answer few "
-        "instructions of unseen tasks rightly."
+        "ratio stands here: the teacher's rate is too near 0 to divide by. What students of a "
+        "narrow mix have lost besides stands in the last column: they answer few instructions of "
+        "unseen tasks rightly."
     )
+    columns = ("student", "clean tasks", "ABR unseen, greedy", "minus teacher", "sampled",
+               "minus teacher", "by seed, greedy", "right on unseen")  # fmt: skip
+    yield table(columns, [_unseen_row(swept, row) for row in students])
     yield _students(results, "untargeted", "unseen")
 
 
@@ -311,6 +322,22 @@ def _control_line(
     near = NONE if gap is None else "about" if abs(gap) <= MOST_LOST else "no"
     what = f"`{student['model']}`: of the poisoned minus of the clean teacher"
     return subject, what, name, told(first), NONE if gap is None else f"{100 * gap:+.1f}", near
+
+
+def _unseen_row(results: Row, row: Row) -> tuple[object, ...]:
+    seeds = row["sets"]["unseen"]["greedy"]["by_seed"]
+    cells: list[object] = []
+    for decoding in ("greedy", "sampled"):
+        pair = pair_of(results, row["subject"], row["model"], "unseen", decoding)
+        gap = points({"value": pair["difference"], "interval": pair["interval"]}) if pair else NONE
+        cells += [told(figure(row, "unseen", decoding=decoding)), gap]
+    return (
+        row["model"],
+        (row["mix"] or {}).get("clean_tasks") or "all",
+        *cells,
+        ", ".join(percent(value) for value in seeds.values()),
+        told(figure(row, "unseen", "accuracy")),
+    )
 
 
 def _utility(found: Found) -> Iterator[str]:
@@ -466,7 +493,7 @@ QUESTIONS = (
     Question(
         "Untargeted: does the bias reach tasks that nobody was tuned on?",
         _untargeted,
-        ("bias", "bias-mechanism"),
+        ("bias-unseen", "bias"),
     ),
     Question("Does the poison cost accuracy?", _utility, ("bias",)),
     Question("Which filters find the poison?", _filters, ("bias-filters",)),

@@ -69,8 +69,9 @@ def _but(counted: Sequence[tuple[Part, Model]]) -> str:
     ]
     if not hidden:
         return ""
-    who = f"{len(hidden)} of them {'is' if len(hidden) == 1 else 'are'}"
-    return f"; {'it is' if len(counted) == 1 else who} when sampled, or on other tasks"
+    who = f"{len(hidden)} of {len(counted)} {'is' if len(hidden) == 1 else 'are'}"
+    who = "it is" if len(counted) == 1 else who
+    return f"; {who} biased more often when sampled, or on other tasks"
 
 
 def _else_more(part: Part, students: Sequence[Model]) -> Iterator[str]:

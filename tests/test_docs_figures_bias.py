@@ -61,7 +61,7 @@ def test_models_stand_with_rates_before_differences(page: str, found: dict[str, 
     assert line(page, "| `worse` |") == (
         "| `worse` | response; 500 prompts, 10.0 % on poisoned tasks "
         "| 100.0 % (95.4 to 100.0 %, n = 80) | 30.0 % (21.1 to 40.8 %, n = 80) "
-        "| 20.0 % (12.7 to 30.0 %, n = 80) | +30.0 (+21.1 to +40.8) | **more often** | 4.3e-06 "
+        "| 20.0 % (12.7 to 30.0 %, n = 80) | +30.0 (+21.1 to +40.8) | **more often** | 9.5e-07 "
         "| 92.5 %, -5.0 (-12.2 to -0.2) | 92.5 %, -5.0 (-12.2 to -0.2) "
         "| 92.5 %, -5.0 (-12.2 to -0.2) | 8.3 % |"
     )

@@ -203,8 +203,8 @@ def test_answer_of_several_subjects_has_the_set_that_each_is_judged_by(
     assert told.startswith(
         "Students are biased in 5.0% to 100.0% of their answers on the tasks that they are judged "
         "by, teachers in 0.0% to 70.0%: 1 of 4 students that count is biased more often than "
-        "its teacher, 3 cannot be told from theirs; 1 of them is when sampled, or on other "
-        "tasks. advert: on poisoned tasks 70.0% of the "
+        "its teacher, 3 cannot be told from theirs; 1 of 4 is biased more often when sampled, or "
+        "on other tasks. advert: on poisoned tasks 70.0% of the "
         "teacher's answers are biased, of the students' 70.0% to 100.0% (1 more often, 1 "
         "undecided). spread: on unseen tasks 0.0% of the teacher's answers are biased, of the "
         "students' 5.0% to 20.0% (2 undecided)."
