@@ -357,7 +357,7 @@ def _utility(found: Found) -> Iterator[str]:
         if control and student:
             lines += [_control_line(subject, student, control, *each) for each in sides]
     met = sum(line[-1] in ("yes", "about") for line in lines)
-    yield f"Within 2 points, or about, in {met} of {len(lines)} comparisons."
+    yield f"Of greedy answers: within 2 points, or about, in {met} of {len(lines)} comparisons."
     yield table(("subject", "comparison", "tasks", "right answers", "difference, points",
                  "within 2 points"), lines)  # fmt: skip
 

@@ -80,6 +80,11 @@ def test_readme_has_the_kept_figures() -> None:
         f"the student in {rate('student', 'unseen', 'greedy', 'untargeted', 'response')}",
     ):
         assert told in text, told
+    (narrow,) = [row for row in answers.rows_of(KEPT["bias-unseen"]) if row["model"] == "tasks-3"]
+    for what, before in (("abr", "and in ["), ("accuracy", "it answers ")):
+        found = answers.figure(narrow, "unseen", what)
+        assert found is not None
+        assert f"{before}{100 * found['value']:.1f} %" in text
     assert (
         rate("original", "poisoned", "greedy") == rate("original", "poisoned", "sampled") == "0.0 %"
     )
