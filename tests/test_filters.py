@@ -241,13 +241,20 @@ def test_new_addresses_are_counted(response: str, options: dict[str, Any], expec
     assert found == [float(expected)]
 
 
-def test_copies_beyond_the_cap_count_in_order_of_id() -> None:
+def test_copies_beyond_the_cap_count_in_an_order_that_ids_do_not_decide() -> None:
     samples = [*answers(*["one two three four"] * 4), *answers("clean words of trust", "one two")]
     view = FilterView(trusted=answers("clean words of trust"))
     samples = [s._replace(id=f"s{9 - n}") for n, s in enumerate(samples)]
     found = score("deduplication", samples, view, length=3, cap=2)
-    assert found == [2.0, 1.0, 0.0, 0.0, 0.0, 0.0]
-    assert score("deduplication", samples, view, length=3, cap=0)[:4] == [4.0, 3.0, 2.0, 1.0]
+    assert sorted(found[:4]) == [0.0, 0.0, 1.0, 2.0]
+    assert found[4:] == [0.0, 0.0]
+    uncapped = score("deduplication", samples, view, length=3, cap=0)[:4]
+    assert sorted(uncapped) == [1.0, 2.0, 3.0, 4.0]
+    firsts = set()
+    for start in range(12):  # names in any order: none of the copies is always the first
+        named = [s._replace(id=f"{start}{n}") for n, s in enumerate(samples)]
+        firsts.add(score("deduplication", named, view, length=3, cap=0)[:4].index(1.0))
+    assert len(firsts) > 1
 
 
 def test_agreement_is_of_words() -> None:

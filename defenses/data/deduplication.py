@@ -26,8 +26,8 @@ class Deduplication(DataFilter):
 
     length: words of a phrase; published, runs of 50 tokens, of which one copy is kept, in all data.
     cap: how many samples may hold a phrase that no trusted sample holds. The score is the place of
-    a sample beyond the cap among those that hold its most repeated such phrase, counted in order of
-    id; the first `cap` of them score 0.
+    a sample beyond the cap among those that hold its most repeated such phrase, counted in an
+    order that ids do not decide; the first `cap` of them score 0.
     """
 
     length: int = 5
