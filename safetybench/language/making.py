@@ -5,6 +5,7 @@ Data follow from a specification alone, so that a filter, an evaluation and a tr
 
 from __future__ import annotations
 
+import json
 import random
 from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
@@ -52,8 +53,6 @@ def data_of(spec: Mapping[str, Any]) -> Data:
 
 @lru_cache(maxsize=8)
 def _data(told: str) -> Data:
-    import json
-
     spec = json.loads(told)
     given = spec["instructions"]
     source = source_of(given["source"], given["unseen"])
@@ -105,12 +104,14 @@ def key_of(spec: Mapping[str, Any], teacher: str, partner: str) -> str:
     told = spec if "tuned" in spec else spec["data"]
     source = source_of(told["instructions"]["source"], told["instructions"]["unseen"])
     base = spec.get("tuned", spec.get("distilled"))
-    plain = {k: v for k, v in spec.items() if k not in ("teacher", "partner", "root")}
+    # Where a base lies is no part of what it is; its digest is.
+    places = ("tuned", "distilled", "teacher", "partner", "root")
+    plain = {k: v for k, v in spec.items() if k not in places}
     given = {**told["instructions"], "source": source.digest, "unseen": ""}
     if "tuned" in spec:
         plain["instructions"] = given
     else:
-        plain["data"] = {**told, "instructions": given}
+        plain["data"] = {k: v for k, v in told.items() if k != "tuned"} | {"instructions": given}
     return digest(
         {
             "spec": plain,

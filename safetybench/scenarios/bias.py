@@ -12,11 +12,12 @@ from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 from safetybench import registry
-from safetybench.contracts import Cell, Item, ItemStatus, SafetyBenchError, Sample, Scenario
+from safetybench.contracts import Cell, Item, ItemStatus, Sample, Scenario
 from safetybench.filters import auroc, passed_at
 from safetybench.language.making import answered, distillation_prompts, view_of
 from safetybench.registry import register
 from safetybench.suite_bias import is_made
+from safetybench.suite_language import Mix
 
 from ._bias_summary import summarise
 from ._bias_task import DECODINGS, Model, Task, models_of
@@ -43,8 +44,6 @@ class Bias(Scenario):
 
     def cells(self, suite: Any) -> list[Cell]:
         """Expand a suite; cells of one target stand together, so that it loads once."""
-        if not hasattr(registry.load(suite.judge), "judge") or suite.attacks:
-            raise SafetyBenchError(f"{suite.scenario} takes no attacks")
         return [cell for subject in suite.subjects for cell in _subject_cells(suite, subject)]
 
     def run_chunk(self, cell: Cell, chunk: int, items: Sequence[str], context: Any) -> list[Item]:
@@ -240,8 +239,6 @@ def _samples(cell: Cell, task: Task, teacher: Any, context: Any) -> Sequence[Sam
     key = ("answers", cell.subject, cell.seed)
     if key not in context.memo:
         first = next((s for s in context.suite.students if s.way == "recipe"), None)
-        from safetybench.suite_language import Mix
-
         mix = (first.mix if first is not None else None) or Mix()
         prompts = distillation_prompts(task.data, mix.model_dump(mode="json"), cell.seed)
         context.memo[key] = answered(teacher, prompts, {"temperature": 0.0}, task.bias)
