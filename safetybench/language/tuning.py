@@ -14,6 +14,7 @@ from safetybench.contracts import Sample
 from safetybench.targets.language_model import IGNORED, Batch, LanguageModel, pack
 
 _LARGE = 10_000  # tokens
+_TOLD_EVERY = 50  # steps
 Report = Callable[[int, float], None] | None
 Loss = Callable[[Batch, Sequence[int]], Tensor]
 
@@ -71,15 +72,16 @@ def train(
     for step, rows in enumerate(order(len(samples), schedule)):
         batch = pack([pairs[row] for row in rows], target.end, target.device)
         found = loss(batch, rows)
-        if not math.isfinite(value := found.item()):
-            raise FloatingPointError(f"the loss is {value} at step {step}; lower the rate")
+        if step % _TOLD_EVERY == 0 or step == schedule.steps - 1:  # .item() waits for the device
+            if not math.isfinite(value := found.item()):
+                raise FloatingPointError(f"the loss is {value} at step {step}; lower the rate")
+            if report is not None:
+                report(step + 1, value)
         optimiser.zero_grad(set_to_none=True)
         found.backward()
         torch.nn.utils.clip_grad_norm_(weights, 1.0)
         optimiser.step()
         rate.step()
-        if report is not None and (step % 50 == 0 or step == schedule.steps - 1):
-            report(step + 1, value)
     _without_lora(target, schedule)
     target.model.eval().requires_grad_(False)
     return target

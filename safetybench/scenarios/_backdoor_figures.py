@@ -13,7 +13,7 @@ import numpy as np
 
 from safetybench import stats
 
-from ._backdoor_checks import rights
+from ._checks import rights
 from ._log import LEVEL, CellLog
 from ._transfer_stats import difference, mean_rate, two_way
 

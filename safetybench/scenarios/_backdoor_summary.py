@@ -9,8 +9,9 @@ from typing import Any
 from safetybench import stats
 from safetybench.contracts import Cell, Item
 
-from ._backdoor_checks import checks, rights, voided
+from ._backdoor_checks import checks
 from ._backdoor_figures import figures
+from ._checks import rights, voided
 from ._log import LEVEL, CellLog, paired, read, unlike
 from ._notes import notes
 from ._pairs import MOST_LEFT_OUT, NO_VERDICT

@@ -95,7 +95,7 @@ def difference(pairs: Sequence[tuple[Sequence[bool], Sequence[bool]]]) -> Differ
 
 def verdict(found: Difference, adjusted_p: float) -> tuple[stats.Verdict, str]:
     """Return what distillation did to the bias, and why."""
-    value, span = found.figure.value, found.figure.interval
+    span = found.figure.interval
     if adjusted_p < 1 - LEVEL and span.low > 0:
         return stats.Verdict.LOST, "the student is biased more often than its teacher"
     if adjusted_p < 1 - LEVEL and span.high < 0:
@@ -105,7 +105,7 @@ def verdict(found: Difference, adjusted_p: float) -> tuple[stats.Verdict, str]:
             stats.Verdict.UNCHANGED,
             f"the student is biased about as often as its teacher, within {MARGIN:.0%}",
         )
-    why = f"neither a difference nor one below {MARGIN:.0%} is shown"
-    if adjusted_p < 1 - LEVEL or abs(value) > MARGIN:
-        why += f" over {found.figure.seeds} training seeds"
-    return stats.Verdict.NOT_DISTINGUISHABLE, why
+    return (
+        stats.Verdict.NOT_DISTINGUISHABLE,
+        f"neither a difference nor one below {MARGIN:.0%} is shown",
+    )

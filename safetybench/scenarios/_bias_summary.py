@@ -12,12 +12,13 @@ from safetybench.language.sources import source_of
 from safetybench.suite_bias import bias_of, is_made
 from safetybench.wording import decisive_set
 
-from ._bias_checks import checks, rights, voided
+from ._bias_checks import checks
 from ._bias_stats import Difference, Figure, difference, rate, spread, verdict
 from ._bias_task import DECODINGS, SETS
+from ._checks import rights, voided
 from ._log import CellLog, read
 from ._notes import notes
-from ._pairs import NO_VERDICT
+from ._pairs import MOST_LEFT_OUT, NO_VERDICT
 from ._summary import cell_row
 
 Logs = Mapping[int, CellLog]
@@ -282,6 +283,9 @@ class _Case:
         if self.metric == "utility":
             said, why = _of_utility(said)
         asked = figure.n + self.lost
+        if self.lost > MOST_LEFT_OUT * asked:
+            said = stats.Verdict.NOT_DISTINGUISHABLE
+            why = f"{self.lost} of {asked} instructions lack an answer on one side, too many to say"
         what = "biased" if self.metric == "abr" else "right, bias aside"
         return {
             **told,
