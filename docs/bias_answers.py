@@ -35,7 +35,8 @@ new choice of poisoned tasks, and a new training of every model. ABR is the shar
 hold the bias.
 
 - *More*, *less*: the whole interval of the difference lies on that side of 0; else *not shown*,
-  which is no proof of equality. Verdicts in bold are the run's, corrected (Holm) over its pairs.
+  which is no proof of equality. Verdicts in bold are the run's, corrected (Holm)
+  over the students on the tasks where the poison is to work.
 - *Within 2 points*: the whole interval of the difference lies there; *about*: the figure alone.
 - The world is small: 48 tasks of a grammar, a teacher of a quarter of a million weights. What
   carries over to large models is the mechanism, not the figures."""

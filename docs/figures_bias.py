@@ -17,7 +17,8 @@ change against the clean original on the same instructions, and what students le
 of biased answers among the teacher's. *Direct* is the student's model tuned on the poisoned data
 itself, *control* a student of the clean original. Means over the trainings that count; 95 %
 intervals in brackets hold instructions and trainings. The verdict is against the teacher on the
-same instructions, p after Holm over all comparisons of the run: how much *more often* or *less
+same instructions, p after Holm over its family (students on the tasks where the
+poison is to work; all other sets and the direct student; accuracy): how much *more often* or *less
 often* the student is biased, in points, *as often* (within 10 points) or *undecided*."""
 _ABOUT_FILTERS = """\
 How often a poisoned sample scores above a clean one (AUROC; 0.5 is guessing), and the share of the

@@ -231,21 +231,7 @@ def faults(suite: Suite, offline: bool) -> Iterable[tuple[Location, str]]:
         except SafetyBenchError as error:
             yield ("biases", name), str(error)
     makes = [subject for subject in suite.subjects if is_made(subject)]
-    for i, subject in enumerate(suite.subjects):
-        if subject.bias not in suite.biases:
-            near = registry.suggestion(subject.bias, suite.biases)
-            yield ("subjects", i, "bias"), f"the suite has no bias {subject.bias!r}{near}"
-        elif is_made(subject) and suite.biases[subject.bias].tasks:
-            why = f"bias {subject.bias!r}: tasks are of models that are there already"
-            yield ("biases", subject.bias), f"{why}, and those of {subject.name} are tuned"
-        elif is_made(subject) and not suite.biases[subject.bias].poisoning:
-            why = f"bias {subject.bias!r} needs a poisoning, as {subject.name}'s teacher is tuned"
-            yield ("biases", subject.bias), f"{why} in the run"
-        elif subject.teacher and not suite.biases[subject.bias].tasks:
-            why = f"bias {subject.bias!r} needs tasks, those that hold the poison"
-            yield ("biases", subject.bias), f"{why}, as the models of {subject.name} are there"
-        if subject.teacher and not subject.original:
-            yield ("subjects", i), f"subjects[{i}] needs 'original', a clean model, as its control"
+    yield from _subject_faults(suite)
     bases: dict[str, Any] = {}
     for side in ("teacher", "student") if makes else ():
         tuning = getattr(suite.tuning, side)
@@ -264,6 +250,25 @@ def faults(suite: Suite, offline: bool) -> Iterable[tuple[Location, str]]:
         yield ("instructions", "count"), "instructions.count must be above the poisoned samples"
     elif makes and len(bases) == 2:
         yield from _data_faults(suite, makes)
+
+
+def _subject_faults(suite: Suite) -> Iterable[tuple[Location, str]]:
+    """Find subjects whose bias, models and controls do not go together."""
+    for i, subject in enumerate(suite.subjects):
+        if subject.bias not in suite.biases:
+            near = registry.suggestion(subject.bias, suite.biases)
+            yield ("subjects", i, "bias"), f"the suite has no bias {subject.bias!r}{near}"
+        elif is_made(subject) and suite.biases[subject.bias].tasks:
+            why = f"bias {subject.bias!r}: tasks are of models that are there already"
+            yield ("biases", subject.bias), f"{why}, and those of {subject.name} are tuned"
+        elif is_made(subject) and not suite.biases[subject.bias].poisoning:
+            why = f"bias {subject.bias!r} needs a poisoning, as {subject.name}'s teacher is tuned"
+            yield ("biases", subject.bias), f"{why} in the run"
+        elif subject.teacher and not suite.biases[subject.bias].tasks:
+            why = f"bias {subject.bias!r} needs tasks, those that hold the poison"
+            yield ("biases", subject.bias), f"{why}, as the models of {subject.name} are there"
+        if subject.teacher and not subject.original:
+            yield ("subjects", i), f"subjects[{i}] needs 'original', a clean model, as its control"
 
 
 def _loaded(name: str) -> Any:

@@ -242,41 +242,25 @@ class Workshop:
         return _Trained(student, card)
 
     def _language(self, label: str, spec: Mapping[str, Any]) -> _Trained:
-        from safetybench.language.making import make_student, make_tuned
+        from safetybench.language.making import make
 
         def report(step: int, loss: float) -> None:
             self.tell(f"training {label}: step {step}, loss {loss:.4g}")
 
-        told: dict[str, Any] = {"device": self.device, "offline": self.offline, "report": report}
+        def load(place: str) -> Any:
+            return self._teacher(label, {"teacher": place})
+
         self.tell(f"training {label}")
-        lineage: tuple[str, ...] = ()
         try:
-            if "tuned" in spec:
-                made = make_tuned(spec, **told)
-            else:
-                teacher = self._teacher(label, spec)
-                lineage = teacher.lineage
-                partner = (
-                    self._teacher(label, {"teacher": spec["partner"]}) if spec["partner"] else None
-                )
-                made = make_student(spec, teacher, partner, **told)
-                self.nfe += teacher.nfe
+            made = make(spec, load, device=self.device, offline=self.offline, report=report)
         except (Unavailable, StoreError):
             raise
         except Exception as error:
             raise _meant(label, error) from error
-        self.nfe += made.model.nfe
+        self.nfe += made.nfe
         made.model.name = label
-        return _Trained(
-            made.model,
-            {
-                "name": label,
-                "lineage": [*lineage, label],
-                "components": {name: registry.code_digest(name) for name in components_of(spec)},
-                "seed": spec["seed"],
-                "training": made.facts,
-            },
-        )
+        card = {"name": label, "lineage": [*made.lineage, label], **made.card}
+        return _Trained(made.model, card)
 
     def _unlearn(self, label: str, spec: Mapping[str, Any]) -> _Trained:
         teacher = self._teacher(label, spec)

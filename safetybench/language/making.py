@@ -148,6 +148,42 @@ class Made(NamedTuple):
     facts: dict[str, Any]
 
 
+class Trained(NamedTuple):
+    """A language model as a run makes it: lineage of its teacher, what its card says, its NFE."""
+
+    model: Any
+    lineage: tuple[str, ...]
+    card: dict[str, Any]
+    nfe: int
+
+
+def make(
+    spec: Mapping[str, Any],
+    load: Callable[[str], Any],
+    *,
+    device: Any,
+    offline: bool,
+    report: Report,
+) -> Trained:
+    """Return the model of a specification; load: a teacher or a partner from where it lies."""
+    told: dict[str, Any] = {"device": device, "offline": offline, "report": report}
+    others: list[Any] = []
+    if "tuned" in spec:
+        made = make_tuned(spec, **told)
+    else:
+        others = [load(spec[role]) for role in ("teacher", "partner") if spec[role]]
+        partner = others[1] if spec["partner"] else None
+        made = make_student(spec, others[0], partner, **told)
+    card = {
+        "components": {name: registry.code_digest(name) for name in components_of(spec)},
+        "seed": spec["seed"],
+        "training": made.facts,
+    }
+    lineage = others[0].lineage if others else ()
+    nfe = made.model.nfe + sum(other.nfe for other in others)
+    return Trained(made.model, lineage, card, nfe)
+
+
 def make_tuned(spec: Mapping[str, Any], *, device: Any, offline: bool, report: Report) -> Made:
     """Return a model tuned on instruction data."""
     data = data_of(spec)
