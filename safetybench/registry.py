@@ -341,10 +341,28 @@ def create(name: str, options: Mapping[str, Any] | None = None) -> Any:
             raise SafetyBenchError(
                 f"{name} has no option {key!r}{suggestion(key, allowed) or ';'} it takes {takes}"
             )
+        _check_type(name, key, options[key], allowed[key].annotation)
     try:
         return component(**{key: _frozen(value) for key, value in options.items()})
     except (TypeError, ValueError) as error:
         raise SafetyBenchError(f"{name}: {error}") from error
+
+
+_TYPES: dict[Any, tuple[tuple[type, ...], str]] = {
+    "float": ((float, int), "a number"),
+    "int": ((int,), "a whole number"),
+    "str": ((str,), "text"),
+    "bool": ((bool,), "true or false"),
+}
+
+
+def _check_type(name: str, key: str, value: Any, annotation: Any) -> None:
+    """Refuse an option of a plain type that a suite gives as another."""
+    types, wanted = _TYPES.get(annotation, ((), ""))
+    if not types or not isinstance(value, str | int | float):
+        return  # the component itself knows what it takes
+    if not isinstance(value, types) or (isinstance(value, bool) and bool not in types):
+        raise SafetyBenchError(f"{name}: {key} must be {wanted}, got {value!r:.40}")
 
 
 def _frozen(value: Any) -> Any:

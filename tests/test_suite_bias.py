@@ -112,6 +112,8 @@ def test_a_plan_keys_models_by_all_that_they_are_made_of(tmp_path: Path) -> None
          "defenses` shows all"),
         ("anchor: 0.5", "anchor: 2", "s.yaml:16: text-recipes/logit: anchor is a share in [0, 1], "
          "got 2"),
+        ("anchor: 0.5", "anchor: much", "s.yaml:16: text-recipes/logit: anchor must be a number, "
+         "got 'much'"),
         ("{count: 64}", "{count: 64, clean_tasks: 99}", "s.yaml:15: response: clean_tasks must be "
          "at most 39, as many as the data hold beside the poisoned ones, got 99"),
         ("judges/phrases", "judges/zoo", "s.yaml:4: judges/zoo judges images, and scenarios/bias "
