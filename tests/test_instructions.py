@@ -114,7 +114,7 @@ def test_a_file_with_too_few_rows_or_a_task_that_is_not_unseen_is_told(tmp_path:
         SafetyBenchError, match=r"a\.jsonl holds 1\d rows of 't' to train on, 100 are"
     ):
         source.data(100, 0)
-    assert len(source.evaluate(100, 0, ["t"])) + len(source.write(100, 0, ["t"])) == 20
+    assert len(source.evaluate(100, 0, ["t"])) + len(source.write(3, 0, ["t"])) == 20
     with pytest.raises(SafetyBenchError, match=r"b\.jsonl holds the task 't', which a\.jsonl has"):
         source_of(str(tmp_path / "a.jsonl"), str(tmp_path / "b.jsonl"))
     with pytest.raises(SafetyBenchError, match="must be 160 or more, as each of 8 rare tasks"):

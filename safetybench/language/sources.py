@@ -28,7 +28,7 @@ class Source:
 
     tasks: those of instruction data; unseen: tasks that nobody is tuned on. draw: (count, seed,
     tasks) to samples; evaluate: the same, of other instructions; write: what an attacker can
-    write. is_right: (prompt, response, bias) to a truth, or None where nobody can say. groups: the
+    write, at least so many. is_right: (prompt, response, bias) to a truth, or None where nobody can say. groups: the
     tasks of each theme, of which one is rare and one absent; none where data are what they are.
     """
 
@@ -149,7 +149,8 @@ def _from_files(file: Path, unseen: Path | None) -> Source:
         unseen=tuple(dict.fromkeys(row.task for row in others)),
         draw=lambda count, seed, of: pick(of, count, seed, is_evaluation=False, must=True),
         evaluate=lambda count, seed, of: pick(of, count, seed, is_evaluation=True),
-        write=lambda count, seed, of: pick(of, count, seed, is_evaluation=False),
+        # All that is there: what the data hold already cannot be poisoned once more.
+        write=lambda count, seed, of: pick(of, len(rows), seed, is_evaluation=False),
         is_right=is_right,
         digest=hashlib.sha256(whole).hexdigest(),
     )
