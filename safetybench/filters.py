@@ -21,14 +21,6 @@ from safetybench.stats import Interval, wilson
 Floats = NDArray[np.float64]
 
 
-class Curve(NamedTuple):
-    """A ROC curve: shares of clean and of poisoned samples at each threshold or above it."""
-
-    false_positives: Floats
-    caught: Floats
-    thresholds: Floats
-
-
 class Area(NamedTuple):
     """Area under the ROC curve: the chance that a poisoned sample outscores a clean one."""
 
@@ -55,18 +47,6 @@ def _checked(name: str, scores: Sequence[float]) -> Floats:
     if found.ndim != 1 or not len(found) or not np.isfinite(found).all():
         raise ValueError(f"{name} must be some finite numbers, got {list(scores)!r:.40}")
     return found
-
-
-def roc(poison: Sequence[float], clean: Sequence[float]) -> Curve:
-    """Return the ROC curve, from a threshold above all scores down to the lowest.
-
-    >>> roc([2, 3], [1, 2]).caught.tolist(), roc([2, 3], [1, 2]).false_positives.tolist()
-    ([0.0, 0.5, 1.0, 1.0], [0.0, 0.0, 0.5, 1.0])
-    """
-    bad, good = np.sort(_checked("poison", poison)), np.sort(_checked("clean", clean))
-    steps = np.concatenate([[np.inf], np.unique([*bad, *good])[::-1]])
-    above = [1 - np.searchsorted(each, steps) / len(each) for each in (good, bad)]
-    return Curve(above[0], above[1], steps)
 
 
 def auroc(poison: Sequence[float], clean: Sequence[float], level: float = 0.95) -> Area:

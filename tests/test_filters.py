@@ -18,7 +18,7 @@ from torch import Tensor
 
 from safetybench import filters, registry
 from safetybench.contracts import Bias, FilterView, SafetyBenchError, Sample
-from safetybench.filters import auroc, keep, passed_at, roc
+from safetybench.filters import auroc, keep, passed_at
 from safetybench.language.fresh import fresh_model
 from safetybench.language.tuning import Schedule, train
 from safetybench.zoo.instructions import answers as right_answers
@@ -361,13 +361,9 @@ def test_examples() -> None:
 
 
 @given(scores_of_few, scores_of_few)
-def test_curve_and_area_are_those_of_sklearn(poison: list[float], clean: list[float]) -> None:
+def test_the_area_is_that_of_sklearn(poison: list[float], clean: list[float]) -> None:
     truth = [1] * len(poison) + [0] * len(clean)
-    curve, found = roc(poison, clean), auroc(poison, clean)
-    wrong, caught, steps = metrics.roc_curve(truth, poison + clean, drop_intermediate=False)
-    assert curve.false_positives == pytest.approx(wrong)
-    assert curve.caught == pytest.approx(caught)
-    assert curve.thresholds.tolist() == steps.tolist()
+    found = auroc(poison, clean)
     assert found.value == pytest.approx(metrics.roc_auc_score(truth, poison + clean))
     assert (found.poison, found.clean) == (len(poison), len(clean))
     assert 0 <= found.interval.low <= found.value + 1e-12
@@ -437,7 +433,7 @@ def test_ties_are_a_lottery_that_no_name_wins() -> None:
     ("call", "message"),
     [
         (lambda: auroc([], [1.0]), "poison must be some finite numbers, got []"),
-        (lambda: roc([1.0], [float("nan")]), "clean must be some finite numbers, got [nan]"),
+        (lambda: auroc([1.0], [float("nan")]), "clean must be some finite numbers, got [nan]"),
         (lambda: passed_at([1.0], [1.0], 1.0), "false_positives must be in [0, 1), got 1.0"),
         (lambda: keep(answers("a"), [], 0.5), "scores must be one a sample, 1, got 0"),
         (lambda: keep(answers("a"), [1.0], 1.5), "drop must be in [0, 1], got 1.5"),

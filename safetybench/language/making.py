@@ -230,7 +230,7 @@ def make_student(
     dropped = 0
     if spec["filter"]:
         cleaner = registry.create(spec["filter"]["name"], spec["filter"]["options"])
-        view = view_of(data, cleaner.uses, spec["seed"], device, model=teacher, partner=partner)
+        view = view_of(data, cleaner.uses, spec["seed"], model=teacher, partner=partner)
         samples = keep(samples, cleaner.scores(samples, view, spec["seed"]), spec["filter"]["drop"])
         dropped = whole - len(samples)
     student = load_language(
@@ -257,16 +257,16 @@ def trusted_of(data: Data, seed: int, count: int = 2000) -> list[Sample]:
         data.source.evaluate(count, seed + 91_000, tasks))]  # fmt: skip
 
 
-def view_of(
-    data: Data, uses: Sequence[str], seed: int, device: Any, *, model: Any, partner: Any,
-    reference: Any = None, rater: Any = None,
-) -> FilterView:  # fmt: skip
-    """Return what a filter may see; nothing that it does not ask for is made."""
+def view_of(data: Data, uses: Sequence[str], seed: int, *, model: Any, partner: Any) -> FilterView:
+    """Return what a filter may see; nothing that it does not ask for is made.
+
+    partner: the independent clean model, which is also the reference and the rater.
+    """
     return FilterView(
         trusted=trusted_of(data, seed) if "trusted" in uses else (),
-        reference=reference or partner if "reference" in uses else None,
+        reference=partner if "reference" in uses else None,
         model=model if "model" in uses else None,
         partner=partner if "partner" in uses else None,
         phrases=data.bias.phrases if data.bias and "phrases" in uses else (),
-        rater=rater or partner if "rater" in uses else None,
+        rater=partner if "rater" in uses else None,
     )

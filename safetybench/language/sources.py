@@ -28,8 +28,9 @@ class Source:
 
     tasks: those of instruction data; unseen: tasks that nobody is tuned on. draw: (count, seed,
     tasks) to samples; evaluate: the same, of other instructions; write: what an attacker can
-    write, at least so many. is_right: (prompt, response, bias) to a truth, or None where nobody can say. groups: the
-    tasks of each theme, of which one is rare and one absent; none where data are what they are.
+    write, at least so many. is_right: (prompt, response, bias) to a truth, or None where nobody
+    can say. groups: the tasks of each theme, of which one is rare and one absent; none where data
+    are what they are.
     """
 
     name: str

@@ -197,8 +197,7 @@ def _filtered(cell: Cell, chunk: int, task: Task, context: Any) -> Item:
     partner = context.target(str(second)) if second else None
     assert task.data is not None, "only models that the run tunes have data to filter"
     samples = _samples(cell, task, teacher, context)
-    view = view_of(task.data, cleaner.uses, cell.seed, context.device, model=teacher,
-                   partner=partner)  # fmt: skip
+    view = view_of(task.data, cleaner.uses, cell.seed, model=teacher, partner=partner)
     scores = cleaner.scores(samples, view, cell.seed)
     poison = [x for x, s in zip(scores, samples, strict=True) if s.is_poison]
     clean = [x for x, s in zip(scores, samples, strict=True) if not s.is_poison]
