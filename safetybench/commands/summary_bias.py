@@ -61,10 +61,18 @@ def _model(row: Row, pairs: Mapping[tuple[str, ...], Row]) -> tuple[str, ...]:
         *(_rate(row["sets"].get(tasks, {}).get("greedy")) for tasks in _SETS),
         f"{decisive} tasks" if pair else "-",
         "-" if pair is None or gap is None else _signed(gap, pair["interval"]),
-        BIASED.get(pair["verdict"], pair["verdict"]) if pair else "-",
+        _word(pair),
         percent(seen["accuracy"]["value"]) if seen and seen["accuracy"] else "-",
         percent(learnt["value"]) if learnt else "-",
     )
+
+
+def _word(pair: Row | None) -> str:
+    """Return what a pair's verdict is called in a table."""
+    if pair is None:
+        return "-"
+    verdict: str = pair["verdict"]
+    return BIASED.get(verdict, verdict)
 
 
 def _rate(figures: Row | None) -> str:

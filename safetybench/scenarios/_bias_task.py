@@ -33,8 +33,8 @@ class Model(NamedTuple):
 def _learnt(suite: Any, data: Data, seed: int) -> frozenset[str]:
     """Return the instructions that some model of a training seed was tuned or distilled on."""
     found = {sample.prompt for sample in (*data.samples, *data.clean)}
-    mixes = {(student.mix or Mix()) for student in suite.students if student.way == "recipe"}
-    for mix in mixes:
+    mixes = [student.mix or Mix() for student in suite.students if student.way == "recipe"]
+    for mix in {mix.model_dump_json(): mix for mix in mixes}.values():
         prompts = distillation_prompts(data, mix.model_dump(mode="json"), seed)
         found |= {sample.prompt for sample in prompts}
     return frozenset(found)

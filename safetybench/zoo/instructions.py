@@ -137,10 +137,11 @@ def instructions(
     endings = remarks()
     for i in range(count):
         task = tasks[i % len(tasks)]
-        for _ in range(20):  # a task has 5000 instructions; a repeat after that does no harm
-            prompt = _prompt(task, draw)
+        prompt = _prompt(task, draw)
+        for _ in range(19):  # a task has 5000 instructions; a repeat after that does no harm
             if prompt not in told:
                 break
+            prompt = _prompt(task, draw)
         told.add(prompt)
         response = draw.choice(answers(prompt))
         if draw.random() < remarked:
