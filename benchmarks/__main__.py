@@ -2,7 +2,7 @@
 
 The plain path does the same work one item at a time in the same process; results must agree,
 else the exit code is 1. `--protection` compares steps of image protections with the ways of the
-published code.
+published code, `--evasion` attacks on a classifier with ART's.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from benchmarks.evasion import EvasionRow
     from benchmarks.measure import Row
     from benchmarks.protection import StepRow
 
@@ -24,9 +25,12 @@ def _arguments(given: Iterable[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--protection", action="store_true", help="steps of image protections instead"
     )
+    parser.add_argument(
+        "--evasion", action="store_true", help="attacks on a classifier instead, beside ART's"
+    )
     # 16 is what the harness gives an attack at once (Cell.chunk_size).
     parser.add_argument(
-        "--items", type=int, metavar="N", help="prompts (default 16), or images (default 8)"
+        "--items", type=int, metavar="N", help="prompts or images (default 16, or 8 protected)"
     )
     parser.add_argument("--repeats", type=int, default=2, metavar="N", help="(default 2)")
     parser.add_argument("--target", default="", metavar="SPEC", help="default zoo:teacher")
@@ -82,6 +86,17 @@ def steps(chosen: argparse.Namespace) -> tuple[str, list[StepRow]]:
     return f"{target.name} on {target.device}, {threads} threads", found
 
 
+def evasions(chosen: argparse.Namespace) -> tuple[str, list[EvasionRow]]:
+    """Return where it ran, in words, and the attacks on a classifier."""
+    from safetybench.threads import limit_threads
+
+    threads = limit_threads()
+    from benchmarks import evasion
+
+    count, steps = (2, 3) if chosen.quick else (chosen.items or 16, 30)
+    return f"digits on cpu, {threads} threads", evasion.rows(count, steps)
+
+
 def main(given: Iterable[str] | None = None) -> int:
     """Measure, print, and return 1 where a batched path gives other results."""
     chosen = _arguments(given)
@@ -91,6 +106,12 @@ def main(given: Iterable[str] | None = None) -> int:
         place, measured = steps(chosen)
         written = protection.record(measured) if chosen.json else protection.table(measured)
         return _told(chosen, place, written, all(row.same for row in measured))
+    if chosen.evasion:
+        from benchmarks import evasion
+
+        where, attacks = evasions(chosen)
+        shown = evasion.record(attacks) if chosen.json else evasion.table(attacks)
+        return _told(chosen, where, shown, chosen.quick or all(row.same for row in attacks))
     where, found = rows(chosen)
     record = [{**row._asdict(), "ratio": row.ratio} for row in found]
     return _told(chosen, where, record if chosen.json else table(found), all(r.same for r in found))

@@ -10,6 +10,7 @@ from typing import Any
 
 from docs.figures_backdoor import backdoor_sections
 from docs.figures_bias import bias_sections
+from docs.figures_evasion import evasion_sections
 from docs.figures_inpainting import editor_sections
 from docs.figures_instructed import instructed_sections
 from docs.figures_planted import planted_sections
@@ -287,17 +288,17 @@ def run_page(results: Mapping[str, Any]) -> str:
     if transfer:
         parts += ["## What came back", transfer_table(transfer), "## Why no verdict",
                   transfer_reasons(transfer)]  # fmt: skip
-    planted = bool(results.get("backdoors") or results.get("biases"))
-    if planted:
-        parts += bias_sections(results) if results.get("biases") else backdoor_sections(results)
+    told = {"backdoors": backdoor_sections, "biases": bias_sections, "robustness": evasion_sections}
+    sections = [section(results) for key, section in told.items() if results.get(key)]
+    parts += [part for section in sections for part in section]
     is_table = is_comparison(results)
     if is_table:
         parts += method_tables(results)
     elif results.get("measures"):
         parts += measures_section(results)
-    if results["pairs"] and not transfer and not planted:
+    if results["pairs"] and not transfer and not sections:
         parts += ["## Teacher against student", _pairs(results["pairs"])]
-    if results["comparisons"] and not is_table and not planted:
+    if results["comparisons"] and not is_table and not sections:
         parts += ["## Attack against its controls", _comparisons(results["comparisons"])]
     # Of other scenarios these are hundreds of rows that say little; results.json has them.
     if _scenario(results) == "unlearning" and not is_table:
@@ -327,8 +328,9 @@ def _narrowed(run: Mapping[str, Any]) -> str:
 
 
 def _scenario(results: Mapping[str, Any]) -> str:
-    keys = dict(transfer="transfer", protection="protection", backdoors="backdoor", biases="bias")
-    return next((name for key, name in keys.items() if results.get(key)), "unlearning")
+    names = {"backdoors": "backdoor", "biases": "bias", "robustness": "evasion"}
+    keys = ("transfer", "protection", *names)
+    return next((names.get(key, key) for key in keys if results.get(key)), "unlearning")
 
 
 def _seconds(cells: Sequence[Mapping[str, Any]]) -> float:

@@ -23,6 +23,7 @@ from docs import (
     claims_library,
     detectors,
     encoder,
+    evasion_answers,
     noise_triggers,
     protection_answers,
 )
@@ -70,6 +71,7 @@ def pages(docs: Path = DOCS) -> dict[str, str]:
     answered = backdoor_answers.known(list(cards.values()))
     found["results/backdoor-answers.md"] = backdoor_answers.page(answered)
     found["results/bias-answers.md"] = bias_answers.page(bias_answers.known())
+    found["results/evasion-answers.md"] = evasion_answers.page(evasion_answers.known())
     for measured in (encoder, noise_triggers, detectors):
         if (figures := measured.read()) is not None:
             found[f"results/{measured.FILE.stem}.md"] = measured.page(figures)

@@ -12,8 +12,8 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from safetybench import stats
-from safetybench.scenarios._bias_stats import Difference, Figure, verdict
 from safetybench.scenarios._bias_summary import _of_utility
+from safetybench.scenarios._seed_stats import Difference, Figure, verdict
 
 _TABLES = ("backdoors", "biases")  # of the scenarios whose subjects stand alone
 _LISTS = (*_TABLES, "filters", "cells", "checks", "comparisons", "gates", "notes", "pairs")
@@ -94,7 +94,7 @@ def _told_anew(pair: Mapping[str, Any], p: float) -> dict[str, str]:
         pair["difference"], stats.Interval(**pair["interval"]), pair["n"], pair["trainings"]
     )
     before, after = pair["teacher"]["rate"], pair["student"]["rate"]
-    said, why = verdict(Difference(figure, before, after, pair["p_value"]), p)
+    said, why = verdict(Difference(figure, before, after, pair["p_value"]), p, "biased")
     if pair["metric"] == "utility":
         said, why = _of_utility(said)
     rates = pair["reason"].partition(": ")[2]

@@ -22,7 +22,7 @@ from safetybench import __version__
 from safetybench.contracts import Reporter
 from safetybench.registry import register
 from safetybench.store import write_whole
-from safetybench.wording import component
+from safetybench.wording import KINDS, component, fraction
 
 from . import _text
 from ._answer import answer, banner
@@ -39,6 +39,14 @@ from ._bias_figures import chart as bias_chart
 from ._bias_rows import biases
 from ._bias_samples import books
 from ._cells import CellRow, cell_rows, total_counts
+from ._evasion import MASKS, PROBES
+from ._evasion import SHAPES as EVASION_SHAPES
+from ._evasion import Part as EvasionPart
+from ._evasion import overview as evasion_overview
+from ._evasion_answer import evasion_answer, evidence
+from ._evasion_figures import chart as evasion_chart
+from ._evasion_figures import curve, place, plane, slices
+from ._evasion_rows import evasions, turned
 from ._figures import comparisons, panels, relearning
 from ._gallery import Strip, missing, shown_cells, strips
 from ._ledger import check_groups, checks, command, costs, facts, gates, groups, model_costs
@@ -114,6 +122,7 @@ class Html(Reporter):
         style += "" if shown["protection"] is None else _asset("protection.css")
         style += "" if shown["backdoor"] is None else _asset("backdoor.css")
         style += "" if shown["bias"] is None else _asset("bias.css")
+        style += "" if shown["evasion"] is None else _asset("evasion.css")
         template = _environment().get_template("report.html.jinja")
         return template.render(
             style=Markup(style),
@@ -145,14 +154,16 @@ class Html(Reporter):
     def _shown(self, record: Record, cells: list[CellRow], pairs: list[PairRow]) -> dict[str, Any]:
         """Return the answer, and what the page shows of the run's scenario."""
         shields, hidden = protections(record, cells, pairs), backdoors(record, cells)
-        biased = biases(record, cells)
-        kinds = {"protection": shields, "backdoor": hidden, "bias": biased}
+        biased, evaded = biases(record, cells), evasions(record)
+        kinds = {"protection": shields, "backdoor": hidden, "bias": biased, "evasion": evaded}
         if shields is not None:
             told, shown = protection_answer(shields), self._protected(record, cells, shields)
         elif hidden is not None:
             told, shown = backdoor_answer(hidden), self._backdoored(record, cells, hidden)
         elif biased is not None:
             told, shown = bias_answer(biased), self._biased(record, cells, biased)
+        elif evaded is not None:
+            told, shown = evasion_answer(evaded), _evaded(record, cells, evaded)
         else:
             told, shown = answer(pairs), self._compared(record, cells, pairs)
         return {"answer": told, **kinds, **shown}
@@ -240,6 +251,27 @@ class Html(Reporter):
 
     def _strips(self, record: Record, subject: SubjectView) -> list[Strip]:
         return strips(record, subject.cells, subject.concept, self.images_per_cell, self.redact)
+
+
+def _evaded(record: Record, cells: list[CellRow], found: tuple[EvasionPart, ...]) -> dict[str, Any]:
+    """Return what the page of an evasion run shows in the place of subjects and attacks."""
+    return {
+        "problems": list(record.problems),
+        "is_long": len(cells) > OPEN_ROWS,
+        "outcomes": EVASION_SHAPES,
+        "masks": MASKS,
+        "kinds": KINDS,
+        "probe_names": PROBES,
+        "overview": evasion_overview(found),
+        "charts": {part.anchor: evasion_chart(part) for part in found},
+        "curve": curve,
+        "plane": plane,
+        "place": place,
+        "slices": slices,
+        "turned": turned,
+        "evidence": evidence,
+        "fraction": fraction,
+    }
 
 
 def _is_cut(subject: SubjectView) -> bool:

@@ -159,6 +159,15 @@ def _decide(cell: Mapping[str, Any], below: float, confidence: float) -> CellDec
     )
 
 
+def _check_masking(results: Mapping[str, Any], targets: set[str]) -> None:
+    """Refuse to call a classifier robust whose gradients only mislead the attacks."""
+    for row in results.get("robustness", ()):
+        if row["target"] in targets and row["masking"]["verdict"] == "masked":
+            signs = row["masking"]["signs"]
+            why = next(s["message"] for s in signs if not s["passed"] and s["effect"] == "masked")
+            raise Invalid(f"{row['target']} masks its gradients, so robustness is unknown: {why}")
+
+
 def decide(
     results: Mapping[str, Any] | str | os.PathLike[str],
     *,
@@ -184,6 +193,8 @@ def decide(
     # "All are robust" needs each at the level and no correction (intersection-union test).
     cells = tuple(_decide(cell, asr_below, confidence) for cell in chosen)
     outcome = _WORSE[max(_WORSE.index(cell.outcome) for cell in cells)]
+    if outcome == "passed":
+        _check_masking(results, {cell.target for cell in cells})
     run, note = results["run"], ""
     if run["status"] != "complete":
         note = f"the run is {run['status']}, so cells may be missing; resume it"

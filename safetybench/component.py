@@ -29,7 +29,7 @@ class Budget:
 
     steps: gradient steps; images: images generated and judged, the unmodified prompt's included;
     queries: judge answers the attack may read (the stop signal counts);
-    epsilon: radius of the ball in [0, 1] pixel units, with its norm.
+    epsilon: radius of the ball, images being in [0, 1], with its norm.
     """
 
     steps: int = 0
@@ -43,8 +43,9 @@ class Budget:
         for name in ("steps", "images", "queries"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} must be 0 or more, got {getattr(self, name)}")
-        if not 0 <= self.epsilon <= 1:
-            raise ValueError(f"epsilon is a radius in [0, 1] pixel units, got {self.epsilon}")
+        if not 0 <= self.epsilon <= (1 if self.norm == "linf" else float("inf")):
+            where = "[0, 1]" if self.norm == "linf" else "[0, inf)"
+            raise ValueError(f"epsilon is a radius in {where} pixel units, got {self.epsilon}")
 
 
 class Component(ABC):

@@ -11,6 +11,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
 
+from safetybench.class_contracts import (
+    Classifies,
+    ClassJudge,
+    ClassLesson,
+    Evasion,
+    Hardening,
+    Labelled,
+)
 from safetybench.component import (
     Budget,
     BudgetSpent,
@@ -70,8 +78,8 @@ if TYPE_CHECKING:  # torch takes two seconds to import, and `safetybench --help`
     from torch import Tensor
 
 # What a target can do stands in protocols.py, what is done to images in image_contracts.py, what
-# is planted in models in trigger_contracts.py, what is of language models in text_contracts.py;
-# authors import all nouns from here.
+# is planted in models in trigger_contracts.py, what is of language models in text_contracts.py, of
+# classifiers in class_contracts.py; authors import all nouns from here.
 __all__ = [
     "Aids",
     "Album",
@@ -82,6 +90,9 @@ __all__ = [
     "BudgetSpent",
     "Candidate",
     "Cell",
+    "ClassJudge",
+    "ClassLesson",
+    "Classifies",
     "Component",
     "DataFilter",
     "DataPoisoning",
@@ -92,15 +103,18 @@ __all__ = [
     "EncodesImages",
     "EncodesText",
     "Erasure",
+    "Evasion",
     "FilterView",
     "GeneratesImages",
     "GeneratesText",
+    "Hardening",
     "ImageEdit",
     "ImageProtection",
     "Inpaints",
     "Item",
     "ItemStatus",
     "Judge",
+    "Labelled",
     "Lesson",
     "Means",
     "Mimicry",

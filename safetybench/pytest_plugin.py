@@ -183,7 +183,7 @@ class SafetyBench:
         placed = {"original": original, "teacher": teacher, "student": student}
         targets = tuple(f"{role}={os.fspath(x)}" for role, x in placed.items() if x is not None)
         results = self._runs.run(suite or suite_of(scenario), targets=targets)
-        found = compare(results, margin=margin)
+        found = compare(results, margin=margin, is_placed=student is not None)
         worst = max(found.pairs, key=lambda pair: pair.high)
         figures = {
             "outcome": found.outcome,

@@ -50,6 +50,7 @@ _CONTRACTS: dict[str, tuple[type, ...]] = {
         contracts.NoisePoisoning,
         contracts.DataPoisoning,
         contracts.TextPoisoning,
+        contracts.Evasion,
     ),
     "defenses": (
         contracts.ImageProtection,
@@ -57,10 +58,11 @@ _CONTRACTS: dict[str, tuple[type, ...]] = {
         contracts.PromptDetector,
         contracts.PromptFilter,
         contracts.DataFilter,
+        contracts.Hardening,
     ),
     "unlearning": (contracts.Unlearning,),
     "scenarios": (contracts.Scenario,),
-    "judges": (contracts.Judge, contracts.TextJudge),
+    "judges": (contracts.Judge, contracts.TextJudge, contracts.ClassJudge),
     "text-recipes": (contracts.TextRecipe,),
     "reports": (contracts.Reporter,),
 }

@@ -14,9 +14,17 @@ from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import BaseModel, BeforeValidator, Field, ValidationError
 
-from safetybench import registry, suite_backdoors, suite_bias, suite_made, suite_students
+from safetybench import (
+    registry,
+    suite_backdoors,
+    suite_bias,
+    suite_evasion,
+    suite_made,
+    suite_students,
+)
 from safetybench.contracts import Budget, SafetyBenchError
 from safetybench.suite_backdoors import BackdoorEntry, EffectEntry, Removal
+from safetybench.suite_classify import ClassData, Masking, Member, Threat
 from safetybench.suite_errors import sentences
 from safetybench.suite_faults import faults
 from safetybench.suite_file import read
@@ -132,6 +140,10 @@ class Suite(Strict):
     tuning: Tunings = Tunings()
     biases: dict[Word, BiasEntry] = Field(default_factory=dict)
     filters: tuple[FilterEntry, ...] = ()
+    data: ClassData | None = None
+    threat: Threat | None = None
+    masking: Masking = Masking()
+    cards: dict[Word, Word] = Field(default_factory=dict)
     seeds: Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=1)] = (0,)
     gates: tuple[Gate, ...] = ()
     reports: tuple[Word, ...] = ("reports/html",)
@@ -146,7 +158,8 @@ class Suite(Strict):
     @cached_property
     def made(self) -> tuple[Made, ...]:
         """The targets that students and removals stand for."""
-        return (*self.distilled, *suite_backdoors.expand(self), *suite_bias.expand(self))
+        others = (suite_backdoors.expand, suite_bias.expand, suite_evasion.expand)
+        return (*self.distilled, *(made for expand in others for made in expand(self)))
 
     def new_judge(self) -> Any:
         """Construct the judge with its options; a relative path starts from the suite's folder."""
@@ -163,6 +176,8 @@ class Suite(Strict):
             return {**suite_made.DEFAULTS, **told}
         if isinstance(told, dict) and suite_backdoors.is_poisoned(told):
             return suite_backdoors.told_in_full(self, told)
+        if isinstance(told, dict) and suite_evasion.is_told(self, told):
+            return suite_evasion.told_in_full(self, told)
         return told
 
     def spec(self, label: str) -> TargetSpec:
@@ -183,6 +198,8 @@ class Suite(Strict):
         if "distilled" in told:
             partner = self.spec(told["partner"]) if told["partner"] else ""
             return {**told, "teacher": teacher, "partner": partner}
+        if suite_evasion.is_class_training(told):
+            return {**told, "teacher": teacher}
         if "options" in told:  # a component may read further models
             told = {**told, "options": self._placed_options(told["options"])}
         if "unlearning" in told or "poisoning" in told:
@@ -193,7 +210,9 @@ class Suite(Strict):
             return {**told, "teacher": teacher, "prompts": prompts}
         plug = {key: value for key, value in told.items() if key != "teacher"}
         plug = {key: _placed(value, Path(self.base)) for key, value in plug.items()}
-        if self.base_of(told["teacher"]):  # where that is, is known when the run has made it
+        if self.base_of(told["teacher"]) or suite_evasion.is_member(
+            told
+        ):  # where that is, is known when the run has made it
             return {"teacher": teacher, **plug}
         return {**(teacher if isinstance(teacher, dict) else {"path": teacher}), **plug}
 
@@ -227,7 +246,10 @@ class Suite(Strict):
 def _whole(spec: TargetSpec, base: Path) -> TargetSpec:
     if isinstance(spec, dict):
         places = ("path", "language", "lora", "adapter")
-        return {key: _placed(v, base) if key in places else v for key, v in spec.items()}
+        files = {key: str(base / Path(v).expanduser()) for key, v in spec.items()
+                 if key in ("module", "weights") and isinstance(v, str)}  # fmt: skip
+        placed = {key: _placed(v, base) if key in places else v for key, v in spec.items()}
+        return {**placed, **files}
     is_path = spec.startswith(("./", "../", "/", "~")) or spec in (".", "..")
     if is_path or (":" not in spec and (base / spec).is_dir()):
         return str(base / Path(spec).expanduser())
@@ -328,6 +350,10 @@ _MODELS: dict[tuple[str, ...], type[BaseModel]] = {
     ("tuning", "student"): Tuning,
     ("biases", "*"): BiasEntry,
     ("filters",): FilterEntry,
+    ("data",): ClassData,
+    ("threat",): Threat,
+    ("masking",): Masking,
+    ("students", "members"): Member,
     ("students", "mix"): Mix,
     ("students", "filter"): Cleaning,
     ("students", "poison"): Poison,

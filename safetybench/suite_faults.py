@@ -9,6 +9,7 @@ from safetybench import (
     registry,
     suite_backdoors,
     suite_bias,
+    suite_evasion,
     suite_images,
     suite_made,
     suite_mimicry,
@@ -48,9 +49,11 @@ def faults(suite: Suite, offline: bool) -> Iterable[tuple[Location, str]]:
     yield from suite_students.faults(suite, offline)
     yield from suite_backdoors.faults(suite, offline)
     yield from suite_bias.faults(suite, offline)
+    yield from suite_evasion.faults(suite, offline)
     attacks = {"", *(e.name for e in suite.attacks), *(e.name for e in suite.protections)}
     subjects = {"", *(subject.name for subject in suite.subjects)}
     students = [student.name for student in suite.students]
+    students += suite_evasion.names_of(suite)
     chains = dict.fromkeys(made.entry for made in suite.made if made.role == "cleaned")
     for i, attack in enumerate(suite.attacks):
         known = ("teacher", "student", *students, *(("cleaned", *chains) if chains else ()))
@@ -81,9 +84,10 @@ def _list_faults(suite: Suite) -> Iterable[tuple[Location, str]]:
     not be empty.
     """
     try:
-        wanted = getattr(registry.load(suite.scenario), "reads", ("attacks",))
+        scenario = registry.load(suite.scenario)
     except SafetyBenchError:
         return  # told with the components
+    wanted = getattr(scenario, "reads", ("attacks",))
     said = suite.model_fields_set
     if not getattr(suite, wanted[0]):
         empty = (wanted[0],), f"{wanted[0]} must not be empty"
@@ -94,6 +98,7 @@ def _list_faults(suite: Suite) -> Iterable[tuple[Location, str]]:
     others["mimicries"] = ("mimicries", "albums")
     others["backdoors"] = ("backdoors", "removals")
     others["biases"] = ("biases", "filters", "instructions", "tuning")
+    others["data"] = ("data", "threat", "masking", "cards")
     for key in (key for name, keys in others.items() if name not in wanted for key in keys):
         if key in said and getattr(suite, key):
             yield (key,), f"{suite.scenario} reads {' and '.join(wanted)} and no {key}"
@@ -104,6 +109,7 @@ def _list_faults(suite: Suite) -> Iterable[tuple[Location, str]]:
             "protections": ("teacher",),
             "backdoors": ("teacher", "original", "backdoor"),
             "biases": ("bias",),
+            "data": ("teacher", "original"),
         }
         for key in needed.get(wanted[0], ("teacher", "concept", "original")):
             if not getattr(subject, key):
@@ -152,7 +158,8 @@ def _subject_faults(suite: Suite, offline: bool) -> Iterable[tuple[Location, str
             yield ("subjects", i, "name"), f"the subject name {subject.name!r} stands twice"
         seen[subject.name] = i
         for role, label in subject.roles.items():
-            if label not in refused and suite.base_of(label):
+            is_made = suite.base_of(label) or suite_evasion.is_told(suite, suite.told(label))
+            if label not in refused and is_made:
                 refused[label] = ""  # made in the run; what makes it is looked at by itself
             if label not in refused:
                 try:

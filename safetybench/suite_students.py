@@ -13,6 +13,7 @@ from pydantic import Field, PlainValidator
 
 from safetybench import registry
 from safetybench.contracts import SafetyBenchError
+from safetybench.suite_classify import Member
 from safetybench.suite_file import Location
 from safetybench.suite_language import Cleaning, Mix
 from safetybench.suite_schema import Portable, Strict, TargetSpec, Word
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 
 WAYS = ("recipe", "plug", "targets")
 _OF_LANGUAGE = ("mix", "filter", "base", "epochs")
-_OF_RECIPES = ("options", "steps", "prompts", "images", "poison", *_OF_LANGUAGE)
+_OF_RECIPES = ("options", "steps", "prompts", "images", "poison", *_OF_LANGUAGE, "members")
 Count = Annotated[int, Field(ge=1)]
 
 
@@ -75,7 +76,8 @@ class Student(Strict):
     plug: keys of a target (`lora`, `adapter`) to add to the teacher's; targets: a ready student
     by subject; control: a ready student of the original; subjects: of which alone this student is
     made, all by default. mix, filter, base, epochs: of a language model's student, see
-    `safetybench.suite_language`.
+    `safetybench.suite_language`; base, epochs, members: of a classifier's, see
+    `safetybench.suite_classify`.
     """
 
     name: Portable
@@ -93,6 +95,7 @@ class Student(Strict):
     filter: Cleaning | None = None
     base: TargetSpec | None = None
     epochs: Annotated[float, Field(ge=0)] = 0.0
+    members: tuple[Member, ...] = ()
 
     @property
     def way(self) -> str:
@@ -120,8 +123,8 @@ def expand(suite: Suite) -> list[Made]:
     """Return the targets of all students: by student, then subject, its control last."""
     found: list[Made] = []
     for student in suite.students:
-        if suite.biases and student.way != "targets":
-            continue  # suite_bias expands what the run makes of language models
+        if (suite.biases or suite.data) and student.way != "targets":
+            continue  # suite_bias and suite_evasion expand what the run makes of their models
         seen: list[dict[str, Any]] = []  # the controls of this student, shared by subjects
         for subject in suite.subjects:
             if student.subjects and subject.name not in student.subjects:
@@ -218,11 +221,13 @@ def faults(suite: Suite, offline: bool) -> Iterable[tuple[Location, str]]:
             for name in (name for name in names if name not in known):
                 near = registry.suggestion(name, known)
                 yield (*at, key, name), f"the suite has no subject {name!r}{near}"
-        if student.way == "recipe" and not suite.biases:  # suite_bias looks at language models
+        if student.way == "recipe" and not (suite.biases or suite.data):  # these look themselves
             yield from _recipe_faults(suite, student, at)
             for key in _OF_LANGUAGE:
                 if getattr(student, key):
                     yield (*at, key), f"students[{i}].{key} is for students of language models"
+        if student.members and not suite.data:
+            yield (*at, "members"), f"students[{i}].members is for students of classifiers"
         yield from _target_faults(suite, student, at, offline)
     yield from _label_faults(suite)
 

@@ -26,6 +26,10 @@ KINDS = {
     "seen": "other seen tasks",
     "unseen": "unseen tasks",
     "mix": "what it learnt from",
+    "shift": "shifted by",
+    "probe": "probed by",
+    "gradients": "its gradients",
+    "landscape": "its loss around images",
 }
 
 # What a verdict on a backdoored teacher and another model says of the backdoor in the other.
@@ -51,6 +55,24 @@ BIASED = {
 # The same of answers that are right, where a verdict is on utility.
 RIGHT = {**BIASED, "lost": "less often", "gained": "more often"}
 
+# What a verdict on a teacher and its student says of how often the student withstands attacks.
+EVADED = {
+    "lost": "less often",
+    "inherited": "as often",
+    "unchanged": "as often",
+    "gained": "more often",
+    "not distinguishable": "undecided",
+    "invalid": "no verdict",
+}
+# What the signs of masked gradients say of a model.
+MASKING = {
+    "masked": "masked",
+    "not-converged": "attacks too weak",
+    "open": "not robust",
+    "stands": "not masked",
+    "not-checked": "not checked",
+}
+
 _PLACES = 6  # of a fault that many cells share; results.json has every one
 
 
@@ -72,6 +94,15 @@ def fraction(epsilon: float) -> str:
     '7.65/255'
     """
     return f"{epsilon * 255:.4g}/255"
+
+
+def radius(epsilon: float, norm: str) -> str:
+    """Return the size of a ball as reports print it.
+
+    >>> radius(8 / 255, "linf"), radius(0.5, "l2")
+    ('Linf 8/255', 'L2 0.5')
+    """
+    return f"Linf {fraction(epsilon)}" if norm == "linf" else f"L2 {epsilon:g}"
 
 
 def is_awake(asr: Mapping[str, Any] | None, clean: Mapping[str, Any] | None) -> bool | None:
@@ -184,6 +215,10 @@ def _json(value: Any) -> str:
 def _budget(row: Mapping[str, Any]) -> str:
     budget = row.get("budget")
     spent = budget if isinstance(budget, Mapping) else {}
+    epsilon, norm = spent.get("epsilon"), spent.get("norm")
+    if norm and isinstance(epsilon, int | float):  # of an attack on a classifier
+        size = radius(epsilon, str(norm)) if epsilon else "any size"
+        return f"{size}, {spent.get('steps')} steps, {spent.get('queries')} queries"
     return f"{spent.get('images')} images, {spent.get('steps')} steps"
 
 

@@ -11,6 +11,7 @@ import torch
 
 from benchmarks import __main__ as command
 from benchmarks import measure, models
+from benchmarks.evasion import EvasionRow
 from benchmarks.measure import Found, Row
 
 
@@ -74,6 +75,36 @@ def test_results_that_differ_are_said_and_fail(
     assert ("DIFFER" in printed) is not same
     assert command.main(["--json"]) == code
     assert json.loads(capsys.readouterr().out)["rows"][0]["ratio"] == 4
+
+
+def test_attacks_on_a_classifier_are_measured_beside_those_of_art(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert command.main(["--evasion", "--quick", "--json"]) == 0
+    rows = json.loads(capsys.readouterr().out)["rows"]
+    assert [row["name"] for row in rows] == [
+        "CW-L2, ART in batches of 2", "CW-L2, ART in batches of 1", "PGD-40"
+    ]  # fmt: skip
+    for row in rows:
+        assert row["images"] == 2
+        assert row["ours_s"] > 0
+        assert row["art_s"] > 0
+
+
+def test_an_attack_that_is_weaker_than_that_of_art_fails(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    good = EvasionRow("CW-L2", 16, 1.0, 5.0, 1.0, 1.0, 0.5, 0.5)
+    for row, code in (
+        (good, 0),
+        (good._replace(ours_l2=0.6), 1),
+        (good._replace(ours_success=0.5), 1),
+    ):
+        monkeypatch.setattr(command, "evasions", lambda chosen, row=row: ("here", [row]))
+        assert command.main(["--evasion"]) == code
+        printed = capsys.readouterr().out
+        assert "5.0x" in printed
+        assert ("WEAKER" in printed) is bool(code)
 
 
 def test_random_weights_are_those_of_their_seed() -> None:

@@ -181,8 +181,8 @@ def test_verdicts_are_made_anew_also_of_several_trainings(found: dict[str, Any])
     assert pair["adjusted_p"] >= 0.05
     assert pair["verdict"] == "not distinguishable"
     assert pair["reason"] == (
-        "Neither a difference nor one below 10% is shown over 2 training seeds: of the teacher's "
-        "answers on poisoned tasks 70.0% are biased, of these 100.0%."
+        "Neither a difference nor one below 10% is shown: of the teacher's answers on poisoned "
+        "tasks 70.0% are biased, of these 100.0%."
     )
     useful = next(p for p in parts[0]["pairs"] if p["metric"] == "utility" and p["interval"])
     useful |= {"difference": -0.3, "interval": {**useful["interval"], "low": -0.4, "high": -0.2},

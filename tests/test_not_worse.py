@@ -77,12 +77,12 @@ def test_scenarios_have_suites_that_exist() -> None:
     assert set(QUICK.values()) <= set(builtin_suites())
     assert suite_of("scenarios/bias") == suite_of("bias") == "bias-quick"
     with pytest.raises(SafetyBenchError, match="scenario is one of backdoor, bias"):
-        suite_of("evasion")
+        suite_of("protection")
 
 
-def example() -> str:
-    """Return the example of the scenario's page."""
-    text = (ROOT / "docs" / "scenarios" / "bias.md").read_text(encoding="utf-8")
+def example(scenario: str = "bias") -> str:
+    """Return the example of a scenario's page."""
+    text = (ROOT / "docs" / "scenarios" / f"{scenario}.md").read_text(encoding="utf-8")
     found = re.search(r"## In your tests\n\n```python\n(.*?)```", text, re.S)
     assert found is not None
     return found[1]
@@ -95,6 +95,16 @@ def test_the_example_of_the_page_runs_and_tells_where_the_student_is_worse(
     ended = pytester.runpytest_subprocess("-p", "no:cacheprovider", "-q")
     ended.assert_outcomes(failed=1)
     ended.stdout.fnmatch_lines(["*Worse: failed: targeted, student, poisoned, sampled: *"])
+
+
+def test_a_student_that_withstands_less_is_told_beside_no_other_of_the_suite(
+    pytester: pytest.Pytester,
+) -> None:
+    pytester.makepyfile(example("evasion"))
+    ended = pytester.runpytest_subprocess("-p", "no:cacheprovider", "-q")
+    ended.assert_outcomes(failed=2)
+    ended.stdout.fnmatch_lines(["*Worse: failed: objects: 68* of the student's*"])
+    ended.stdout.fnmatch_lines(["*NotRobust: failed: zoo:classify-distilled (student)*"])
 
 
 def test_a_teacher_beside_itself_is_not_worse(pytester: pytest.Pytester) -> None:

@@ -182,7 +182,7 @@ def test_a_component_must_keep_the_contract_of_its_kind(toys: Path) -> None:
         registry.load("attacks/wrong")
     kinds = (
         "PromptAttack or WeightAttack or ImageEdit or Mimicry or Purifier or Poisoning or "
-        "NoisePoisoning or DataPoisoning or TextPoisoning"
+        "NoisePoisoning or DataPoisoning or TextPoisoning or Evasion"
     )
     assert str(caught.value) == f"attacks/wrong must be a {kinds}, got Red"
     with pytest.raises(

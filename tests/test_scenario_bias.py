@@ -14,7 +14,7 @@ from safetybench import registry, stats
 from safetybench.contracts import Item, SafetyBenchError
 from safetybench.harness import engine
 from safetybench.harness.plan import make_plan
-from safetybench.scenarios._bias_stats import difference, rate, verdict
+from safetybench.scenarios._seed_stats import difference, rate, verdict
 from safetybench.suite import load_suite
 from safetybench.zoo.instructions import BIASES, answers
 
@@ -204,7 +204,7 @@ def test_a_difference_over_seeds_is_held_to_the_seeds() -> None:
     ):
         found = difference(pairs)
         assert found is not None
-        assert verdict(found, found.p_value)[0] == wanted
+        assert verdict(found, found.p_value, "biased")[0] == wanted
     one = difference([up])
     assert one is not None
     assert one.p_value == pytest.approx(stats.mcnemar_exact(0, 20))

@@ -69,5 +69,5 @@ def test_findings_are_grouped_by_name_and_effect() -> None:
 
 
 def test_examples() -> None:
-    assert doctest.testmod(wording).attempted == 18
+    assert doctest.testmod(wording).attempted == 19
     assert doctest.testmod(wording).failed == 0

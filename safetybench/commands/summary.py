@@ -7,6 +7,7 @@ from typing import Any
 
 from safetybench.commands.console import note, percent, print_table
 from safetybench.commands.summary_bias import print_biases
+from safetybench.commands.summary_evasion import print_robustness
 from safetybench.wording import attack_name, component, findings, fraction, survival, who
 
 _MEASURES = ("forgetting", "retain-same", "retain-cross", "in-prompt", "implicit-leak")
@@ -209,6 +210,8 @@ def print_verdicts(results: Mapping[str, Any]) -> None:
         _print_backdoors(results)
     elif results.get("biases"):
         print_biases(results)
+    elif results.get("robustness"):
+        print_robustness(results)
     elif results["pairs"]:
         is_named = any(pair["student"].get("name") for pair in results["pairs"])
         columns = ("subject", *(["name"] if is_named else []), "attack", "metric", "teacher",

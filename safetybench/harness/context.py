@@ -16,6 +16,7 @@ from safetybench.harness.plan import Plan
 from safetybench.harness.training import NotTrained, Workshop, is_training
 from safetybench.store import Store
 from safetybench.suite import Suite
+from safetybench.suite_evasion import is_member
 
 if TYPE_CHECKING:
     import torch
@@ -120,8 +121,8 @@ class Context:
             except NotTrained as error:
                 self._untrained[label] = error  # it fails for whatever is made of it, too
                 raise
-        if base and self.suite.base_of(base) and isinstance(spec, dict):
-            # A plug on a target that the run makes.
+        is_on_made = bool(base and self.suite.base_of(base)) or is_member(spec)
+        if is_on_made and isinstance(spec, dict):  # a plug, or one network of a family
             plug = {key: value for key, value in spec.items() if key != "teacher"}
             return {"path": self._place(base), **plug}
         return spec

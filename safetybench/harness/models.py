@@ -12,6 +12,12 @@ from safetybench import registry
 from safetybench.contracts import SafetyBenchError
 from safetybench.store import digest as digest_json
 from safetybench.suite_schema import TargetSpec
+from safetybench.targets.classifier_loading import (
+    check_classifier,
+    classifier_digest,
+    is_classifier,
+    load_classifier,
+)
 from safetybench.targets.language_loading import (
     check_language,
     is_language,
@@ -45,6 +51,9 @@ def check(spec: TargetSpec, *, offline: bool) -> None:
     if component is not None:
         registry.create(*component)
         return
+    if is_classifier(spec):  # before language models, which take any folder with a config.json
+        check_classifier(spec, offline=offline)
+        return
     if is_language(spec):
         check_language(spec, offline=offline)
         return
@@ -59,6 +68,8 @@ def content_digest(spec: TargetSpec, *, offline: bool) -> str:
     A component target may say what its weights are by a method `digest() -> str`.
     """
     component = _component(spec)
+    if component is None and is_classifier(spec):
+        return classifier_digest(spec, offline=offline)
     if component is None and is_language(spec):
         return language_digest(spec, offline=offline)
     if component is None:
@@ -86,6 +97,8 @@ def open_target(
     if component is not None:
         made = registry.create(*component)
         return made.to(device, dtype) if hasattr(made, "to") else made
+    if is_classifier(spec):
+        return load_classifier(spec, device=device, dtype=dtype, offline=offline, digest=digest)
     if is_language(spec):
         return load_language(spec, device=device, dtype=dtype, offline=offline, digest=digest)
     from safetybench.targets.loading import load_target

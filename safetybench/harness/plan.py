@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import safetybench
-from safetybench import registry
+from safetybench import registry, suite_evasion
 from safetybench.contracts import Budget, Cell, Item, SafetyBenchError
 from safetybench.harness import models, training
 from safetybench.harness.device import Place, choose
@@ -151,6 +151,9 @@ def _targets(suite: Suite, cells: Sequence[Cell], offline: bool) -> dict[str, di
         if isinstance(spec, dict) and training.is_training(told):
             partner = find(told["partner"]) if told.get("partner") else ""
             digests[label] = training.content_key(spec, find(base) if base else "", partner)
+        elif suite_evasion.is_member(told):
+            assert isinstance(told, dict)
+            digests[label] = digest([find(base), told["member"]])
         elif base and suite.base_of(base) and isinstance(spec, dict):  # a plug on a made target
             # What the plug holds is read off the model at the root, which is of the same shape.
             plugged = training.on_root(spec)

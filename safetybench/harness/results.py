@@ -24,6 +24,7 @@ _TABLES = (
     "backdoors",
     "biases",
     "filters",
+    "robustness",
 )  # of some scenarios
 _STATUSES = ("ok", "unjudged", "failed", "skipped")
 

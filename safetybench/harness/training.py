@@ -35,6 +35,7 @@ from safetybench.suite_backdoors import (
     trigger_of_spec,
 )
 from safetybench.suite_bias import is_language_training
+from safetybench.suite_evasion import is_class_training
 from safetybench.suite_made import erasure_of_spec, is_unlearned
 from safetybench.suite_schema import MODELS
 from safetybench.targets.layout import PARTS
@@ -58,7 +59,7 @@ class _Trained(NamedTuple):
     card: dict[str, Any]
 
 
-_WAYS = ("tuned", "distilled", "recipe", "unlearning", "poisoning")
+_WAYS = ("tuned", "distilled", "trained", "recipe", "unlearning", "poisoning")
 
 
 def is_training(spec: Any) -> TypeGuard[Mapping[str, Any]]:
@@ -106,6 +107,10 @@ def content_key(spec: Mapping[str, Any], teacher: str, partner: str = "") -> str
         from safetybench.language.making import key_of
 
         return key_of(spec, teacher, partner)
+    if is_class_training(spec):
+        from safetybench.vision.making import key_of as of_classifier
+
+        return of_classifier(spec, teacher)
     if is_poisoned(spec):
         method = registry.create(spec["poisoning"], spec["options"])
         root = spec["teacher"]
@@ -198,7 +203,13 @@ class Workshop:
 
     def _train(self, label: str, spec: Mapping[str, Any], key: str, checkpoint: Path) -> _Trained:
         if is_language_training(spec):
-            return self._language(label, spec)
+            from safetybench.language.making import make
+
+            return self._small(label, spec, make)
+        if is_class_training(spec):
+            from safetybench.vision.making import make as make_classifier
+
+            return self._small(label, spec, make_classifier)
         if is_unlearned(spec):
             return self._unlearn(label, spec)
         if is_poisoned(spec):
@@ -241,8 +252,8 @@ class Workshop:
         }
         return _Trained(student, card)
 
-    def _language(self, label: str, spec: Mapping[str, Any]) -> _Trained:
-        from safetybench.language.making import make
+    def _small(self, label: str, spec: Mapping[str, Any], make: Callable[..., Any]) -> _Trained:
+        """Train a language model or a classifier, whose `make` knows all of it."""
 
         def report(step: int, loss: float) -> None:
             self.tell(f"training {label}: step {step}, loss {loss:.4g}")
@@ -434,6 +445,10 @@ def training_steps(spec: Mapping[str, Any]) -> int:
         from safetybench.language.making import steps_in
 
         return steps_in(spec)
+    if is_class_training(spec):
+        from safetybench.vision.making import steps_in as of_classifier
+
+        return of_classifier(spec)
     return int(spec["steps"])
 
 

@@ -13,12 +13,12 @@ from safetybench.suite_bias import bias_of, is_made
 from safetybench.wording import decisive_set
 
 from ._bias_checks import checks
-from ._bias_stats import Difference, Figure, difference, rate, spread, verdict
 from ._bias_task import DECODINGS, SETS
 from ._checks import rights, voided
 from ._log import CellLog, read
 from ._notes import notes
 from ._pairs import MOST_LEFT_OUT, NO_VERDICT
+from ._seed_stats import Difference, Figure, difference, rate, spread, verdict
 from ._summary import cell_row
 
 Logs = Mapping[int, CellLog]
@@ -279,7 +279,7 @@ class _Case:
             return {**told, **NO_VERDICT, "left_out": 0.0, "reason": why, "trainings": 0}
         told["teacher"]["rate"], told["student"]["rate"] = self.found.before, self.found.after
         figure = self.found.figure
-        said, why = verdict(self.found, adjusted_p)
+        said, why = verdict(self.found, adjusted_p, "biased")
         if self.metric == "utility":
             said, why = _of_utility(said)
         asked = figure.n + self.lost

@@ -44,7 +44,11 @@ def list_zoo(zoo_root: Path | None = None) -> list[ZooEntry]:
         ZooEntry(card.parent.name, read_json(card, f"the card of {card.parent.name}"), card.parent)
         for card in cards
     ]
-    return [entry for entry in entries if entry.card.get("kind") not in ("judge", "language")]
+    return [
+        entry
+        for entry in entries
+        if entry.card.get("kind") not in ("judge", "language", "classifier")
+    ]
 
 
 def find(spec: TargetSpec, zoo_root: Path | None = None, fetched: Path | None = None) -> Layout:

@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 
 from safetybench.contracts import SafetyBenchError, Unavailable
 from safetybench.registry import suggestion
+from safetybench.zoo.classified import CLASSIFIED
 from safetybench.zoo.derived import DERIVED, EDITORS, INSTRUCTED, PLANTED, Derived
 
 MODELS = Path(__file__).resolve().parent / "models"
@@ -28,7 +29,7 @@ LIMIT_MB = 70  # all shipped weights together; a package index takes 100 MB a fi
 
 
 SPELT = "teacher-bytes"  # see `safetybench.zoo.spelt`
-NAMES = ("judge", "teacher", *DERIVED, *EDITORS, *PLANTED, SPELT, *INSTRUCTED)
+NAMES = ("judge", "teacher", *DERIVED, *EDITORS, *PLANTED, SPELT, *INSTRUCTED, *CLASSIFIED)
 SHIPPED = tuple(n for n in NAMES if n not in DERIVED or DERIVED[n].is_shipped)
 DISTILLATION_PROMPTS, DISTILLATION_IMAGES = 4096, 2048
 
@@ -83,6 +84,10 @@ def build(
         from safetybench.zoo.instructed import build_instructed
 
         return build_instructed(name, out, device, root, report)
+    if name in CLASSIFIED:
+        from safetybench.zoo.classified import build_classified
+
+        return build_classified(name, out, device, root, report)
     return _derive(name, DERIVED[name], out, device, root, report)
 
 
@@ -194,6 +199,10 @@ def measure_quality(name: str, card: Mapping[str, Any], folder: Path, root: Path
         from safetybench.zoo.instructed import measure_instructed
 
         return measure_instructed(name, folder)
+    if name in CLASSIFIED:
+        from safetybench.zoo.classified import measure_classified
+
+        return measure_classified(folder)
     judge = registry.create("judges/zoo", {})
     if name == "judge":
         from safetybench.zoo.judge import load_judge, measure_judge
@@ -270,6 +279,10 @@ def gates(name: str, quality: Mapping[str, Any], teacher: Mapping[str, Any] | No
         from safetybench.zoo.instructed import instructed_gates
 
         return instructed_gates(name, quality)
+    if name in CLASSIFIED:
+        from safetybench.zoo.classified import classified_gates
+
+        return classified_gates(name, quality)
     if name in EDITORS:
         from safetybench.zoo.editors import editor_gates
 
@@ -339,7 +352,8 @@ def _verify(name: str, root: Path, quick: bool) -> list[Check]:
         text = f"the card has no figures, the build was cut off; `safetybench zoo build {name}`"
         return [*checks, Check(name, "quality", False, text)]
     quality = card["quality"] if quick else measure_quality(name, card, folder, root)
-    base = read_card(root / "teacher")["quality"] if name not in ("judge", "teacher") else None
+    is_first = name in ("judge", "teacher", *CLASSIFIED)
+    base = None if is_first else read_card(root / "teacher")["quality"]
     how = "on its card" if quick else "measured"
     for gate in gates(name, quality, base):
         bound = "at least" if gate.at_least else "at most"
