@@ -72,6 +72,8 @@ def test_distillation_stops_fgsm_and_not_the_rest(distilled: dict[str, Any]) -> 
     assert "more, with intervals that do not meet." in text
     assert "the distilled students are susceptible." in text
     assert "In the worst case 5.0 % (2.2 to 11.2 %) and 0.0 % (0.0 to 1.9 %) stay right" in text
+    assert "beside a twin of 1 training." in text
+    assert "FGSM alone would show 80.0 points more of them than is there." in text
     assert "it finds the gradients **masked** (G" in text
     assert "those of the twin **not robust**." in text
     assert "Masked gradients at: 100." in text

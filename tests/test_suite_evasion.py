@@ -9,7 +9,7 @@ import pytest
 
 from safetybench.contracts import SafetyBenchError
 from safetybench.harness.plan import make_plan
-from safetybench.suite import Suite, load_suite
+from safetybench.suite import Suite, builtin_suites, load_suite
 
 SUITE = """\
 schema: safetybench.suite/1
@@ -147,6 +147,20 @@ def test_faults_are_told_with_their_line(tmp_path: Path, old: str, new: str, mes
         line == message if not message.endswith(": ") else line.startswith(message)
         for line in lines
     ), lines
+
+
+@pytest.mark.parametrize(
+    "name", [name for name in builtin_suites() if name.split("-")[0] == "evasion"]
+)
+def test_suites_of_the_package_have_no_fault(name: str) -> None:
+    try:
+        suite = load_suite(name)
+    except SafetyBenchError as error:
+        if "apt install dataset-fashion-mnist" not in str(error):
+            raise
+        pytest.skip(str(error))
+    labels = {label for subject in suite.subjects for label in subject.roles.values()}
+    assert all(suite.spec(label) for label in labels)
 
 
 def test_other_scenarios_read_no_classifiers(tmp_path: Path) -> None:
