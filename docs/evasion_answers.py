@@ -47,7 +47,8 @@ from safetybench.wording import EVADED, component
 RESULTS = Path(__file__).resolve().parent / "results"
 NEAR = 0.02  # of accuracy: what counts as about the same
 ORDER = (("rslad", "iad"), ("ard",), ("pgd-at",), ("kd",), ("plain",))  # published, best first
-_COUPLES = (("progressive", "alone"), ("random", "alone"), ("progressive", "random"))
+# How sub-networks are sampled; "longer" is the first with twice the updates.
+_WAYS = ("progressive", "longer", "sandwich", "random")
 _OFTEN = {"more": "more often right", "less": "less often right",
           "not shown": "no difference shown", "no figure": "no figure"}  # fmt: skip
 _ADAPTIVE = {"loss": "margin", "temperature": 0.0}
@@ -309,28 +310,34 @@ def _hard(results: Row) -> Iterator[str]:
 def _family(results: Row) -> Iterator[str]:
     rows = {row["model"]: row for row in rows_of(results, "student")}
     members = [model.removeprefix("alone-") for model in rows if model.startswith("alone-")]
+    ways = [way for way in _WAYS if any(f"{way}-{m}" in rows for m in members)]
     clean = {model: counts(results, row, "clean") for model, row in rows.items()}
     held = {model: in_worst_case(row) for model, row in rows.items()}
     for what, of_model in (("right", clean), ("worst case", held)):
-        gaps = {
-            couple: [gap(*(of_model.get(f"{way}-{m}", {}) for way in couple)) for m in members]
-            for couple in _COUPLES
-        }
-        for couple in _COUPLES[:2]:
-            yield _close(couple[0], what, [found for found in gaps[couple] if found])
-        words = Counter(map(word, gaps[_COUPLES[2]]))
-        yield (
-            f"{what.capitalize()}, progressive beside random sampling, of {len(members)} members: "
-            f"more {words['more']}, less {words['less']}, not shown {words['not shown']}."
-        )
+
+        def gaps(
+            way: str, other: str, found: Mapping[str, Mapping[str, Any]] = of_model
+        ) -> list[Gap | None]:
+            return [gap(found.get(f"{way}-{m}", {}), found.get(f"{other}-{m}", {}))
+                    for m in members]  # fmt: skip
+
+        for way in ways:
+            yield _close(way, what, [found for found in gaps(way, "alone") if found])
+        if {"progressive", "random"} <= set(ways):
+            words = Counter(map(word, gaps("progressive", "random")))
+            yield (
+                f"{what.capitalize()}, progressive beside random sampling, of {len(members)} "
+                f"members: more {words['more']}, less {words['less']}, not shown "
+                f"{words['not shown']}."
+            )
         read = worst if what == "worst case" else (lambda row: rate(row["clean"]))
         lines = []
         for i, member in enumerate(members):
-            names = (f"{way}-{member}" for way in ("alone", "progressive", "random"))
+            names = (f"{way}-{member}" for way in ("alone", *ways))
             shares = (read(rows[model]) if model in rows else NONE for model in names)
-            lines.append((f"`{member}`", *shares, *(told(gaps[c][i]) for c in _COUPLES)))
-        columns = ("member", *(f"{what}, {way}" for way in ("alone", "progressive", "random")),
-                   *(f"{first} minus {second}, points" for first, second in _COUPLES))  # fmt: skip
+            lines.append((f"`{member}`", *shares, *(told(gaps(w, "alone")[i]) for w in ways)))
+        columns = ("member", *(f"{what}, {way}" for way in ("alone", *ways)),
+                   *(f"{way} minus alone, points" for way in ways))  # fmt: skip
         yield table(columns, lines)
 
 

@@ -159,13 +159,42 @@ def _decide(cell: Mapping[str, Any], below: float, confidence: float) -> CellDec
     )
 
 
-def _check_masking(results: Mapping[str, Any], targets: set[str]) -> None:
-    """Refuse to call a classifier robust whose gradients only mislead the attacks."""
+_UNSURE = {
+    "masked": "masks its gradients",
+    "not-converged": "is attacked too weakly to say",
+    "not-checked": "was not probed for masked gradients",
+}
+
+
+def check_masking(results: Mapping[str, Any], targets: set[str]) -> None:
+    """Refuse to call a classifier robust whose gradients mislead attacks, or may."""
     for row in results.get("robustness", ()):
-        if row["target"] in targets and row["masking"]["verdict"] == "masked":
-            signs = row["masking"]["signs"]
-            why = next(s["message"] for s in signs if not s["passed"] and s["effect"] == "masked")
-            raise Invalid(f"{row['target']} masks its gradients, so robustness is unknown: {why}")
+        masking = row["masking"]
+        if row["target"] in targets and masking["verdict"] in _UNSURE:
+            why = [s["message"] for s in masking["signs"] if not s["passed"]]
+            raise Invalid(
+                f"{row['target']} {_UNSURE[masking['verdict']]}, so robustness is unknown"
+                + (f": {why[0]}" if why else "")
+            )
+
+
+def _worst_cases(results: Mapping[str, Any], role: str | None) -> Sequence[Mapping[str, Any]]:
+    """Return the worst case over attacks of each classifier and training, as cells have it."""
+    return [
+        {
+            "label": f"{row['subject']}, {row['model'] or row['role']}, seed {seed}",
+            "target": row["target"],
+            "role": row["role"],
+            "attack": "worst case over attacks",
+            "successes": misled,
+            "n_ok": n,
+            "n_unjudged": 0,
+            "n_failed": row["images"] - n,
+        }
+        for row in results.get("robustness", ())
+        if role in (None, row["role"]) and row["worst"] is not None
+        for seed, (misled, n) in row["misled_by_seed"].items()
+    ]
 
 
 def decide(
@@ -190,11 +219,13 @@ def decide(
     if invalid:
         reasons = "; ".join(f"{c['label']}: {c.get('invalid_reason') or '?'}" for c in invalid)
         raise Invalid(f"the measurement is invalid, so robustness is unknown: {reasons}")
+    if attack is None:
+        chosen = [*chosen, *_worst_cases(results, role)]
     # "All are robust" needs each at the level and no correction (intersection-union test).
     cells = tuple(_decide(cell, asr_below, confidence) for cell in chosen)
     outcome = _WORSE[max(_WORSE.index(cell.outcome) for cell in cells)]
     if outcome == "passed":
-        _check_masking(results, {cell.target for cell in cells})
+        check_masking(results, {cell.target for cell in cells})
     run, note = results["run"], ""
     if run["status"] != "complete":
         note = f"the run is {run['status']}, so cells may be missing; resume it"

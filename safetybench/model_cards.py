@@ -29,11 +29,13 @@ class Claim(NamedTuple):
     is_unreliable: bool
 
 
-def read_claim(file: Path, epsilon: float) -> Claim:
-    """Read a card, of a model that is measured in a ball of radius `epsilon`.
+def read_claim(file: Path, epsilon: float, norm: str = "", dataset: str = "") -> Claim:
+    """Read a card, of a model that is measured on this data set in a ball of radius `epsilon`.
+
+    norm: "linf" or "l2"; a card says it by the name of its folder, if at all.
 
     Raises:
-        SafetyBenchError: there is no such file, it is no card, or its ball is another.
+        SafetyBenchError: there is no such file, it is no card, or its ball or data are others.
     """
     shown = file.name
     try:
@@ -56,12 +58,26 @@ def read_claim(file: Path, epsilon: float) -> Claim:
         robust=None if robust is None else _share(robust, "autoattack_acc", shown),
         is_unreliable=told.get("unreliable") is True,
     )
+    folder = file.resolve().parent.name.lower()
+    if norm and folder in ("linf", "l2") and folder != norm:
+        raise SafetyBenchError(
+            f"the model card {shown} lies among those of {folder}, the suite's threat is {norm}"
+        )
+    if dataset and _plain(found.dataset) != _plain(dataset):
+        raise SafetyBenchError(
+            f"the model card {shown} is of {found.dataset}, the suite's data are {dataset}"
+        )
     if abs(found.epsilon - epsilon) > _EPSILON:
         raise SafetyBenchError(
             f"the model card {shown} is of eps {told['eps']}, the suite's threat of "
             f"{fraction(epsilon)} ({epsilon:g}): their accuracies cannot be compared"
         )
     return found
+
+
+def _plain(name: str) -> str:
+    """Return a data set's name without what people write otherwise: "CIFAR-10", "cifar10"."""
+    return "".join(c for c in name.lower() if c.isalnum())
 
 
 def _radius(value: Any, shown: str) -> float:

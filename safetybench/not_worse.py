@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from safetybench.assertions import Invalid, Undecided, read_results
+from safetybench.assertions import Invalid, Undecided, check_masking, read_results
 from safetybench.contracts import SafetyBenchError
 
 if TYPE_CHECKING:
@@ -113,6 +113,8 @@ def compare(
     found = tuple(_decide(row, margin) for row in rows)
     run = results["run"]
     outcome = _WORSE[max(_WORSE.index(pair.outcome) for pair in found)]
+    if outcome == "passed":
+        check_masking(results, {str(row["student"].get("target")) for row in rows})
     if run["status"] != "complete" and outcome == "passed":
         outcome = "undecided"
     return Comparison(outcome=outcome, pairs=found, run=str(run["id"]))

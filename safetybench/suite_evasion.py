@@ -15,7 +15,7 @@ from pydantic import ValidationError
 from safetybench import registry
 from safetybench.class_contracts import ClassJudge, Evasion, Hardening
 from safetybench.component import SafetyBenchError
-from safetybench.model_cards import read_claim
+from safetybench.model_cards import Claim, read_claim
 from safetybench.suite_classify import Trained
 from safetybench.suite_file import Location
 from safetybench.suite_students import Made
@@ -110,6 +110,18 @@ def _needs_teacher(student: Student) -> bool:
     return bool(getattr(_loaded(student.recipe), "needs_teacher", False))
 
 
+def claim_of(suite: Suite, label: str, dataset: str) -> Claim | None:
+    """Return what a target's model card claims, None where the suite names none.
+
+    Raises:
+        SafetyBenchError: see `safetybench.model_cards.read_claim`.
+    """
+    card = suite.cards.get(label)
+    if not card or suite.threat is None:
+        return None
+    return read_claim(Path(suite.path(card)), suite.threat.epsilon, suite.threat.norm, dataset)
+
+
 def names_of(suite: Suite) -> list[str]:
     """Return the names by which `attacks.models` may choose students: families' members too."""
     if suite.data is None:
@@ -120,7 +132,15 @@ def names_of(suite: Suite) -> list[str]:
 def faults(suite: Suite, offline: bool) -> Iterable[tuple[Location, str]]:
     """Find what is wrong with a suite of classifiers, beyond its keys."""
     if suite.data is None:
+        for label in (label for label, spec in suite.targets.items() if is_class_training(spec)):
+            yield (
+                ("targets", label),
+                f"target {label!r} is trained, and {suite.scenario} trains none",
+            )
         return
+    for label, spec in suite.targets.items():
+        if is_class_training(spec):
+            yield from _trained_faults(suite, label, spec, offline)
     if suite.threat is None:
         yield (), "suite needs 'threat', the ball in which attacks must stay, as it has data"
         return
@@ -137,6 +157,7 @@ def faults(suite: Suite, offline: bool) -> Iterable[tuple[Location, str]]:
             source.train(suite.data.train, suite.data.seed)
     except SafetyBenchError as error:
         yield ("data",), str(error)
+        return
     for i, entry in enumerate(suite.attacks):
         attack = _loaded(entry.name)
         if attack is None:
@@ -154,12 +175,9 @@ def faults(suite: Suite, offline: bool) -> Iterable[tuple[Location, str]]:
             yield ("cards", label), f"no model of the suite is called {label!r}{near}"
             continue
         try:
-            read_claim(Path(suite.path(suite.cards[label])), suite.threat.epsilon)
+            claim_of(suite, label, source.name)
         except SafetyBenchError as error:
             yield ("cards", label), str(error)
-    for label, spec in suite.targets.items():
-        if is_class_training(spec):
-            yield from _trained_faults(suite, label, spec, offline)
     for i, student in enumerate(suite.students):
         if student.way == "recipe":
             yield from _student_faults(student, ("students", i), suite, offline)

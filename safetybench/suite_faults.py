@@ -158,7 +158,7 @@ def _subject_faults(suite: Suite, offline: bool) -> Iterable[tuple[Location, str
             yield ("subjects", i, "name"), f"the subject name {subject.name!r} stands twice"
         seen[subject.name] = i
         for role, label in subject.roles.items():
-            is_made = suite.base_of(label) or suite_evasion.is_told(suite, suite.told(label))
+            is_made = suite.base_of(label) or suite_evasion.is_class_training(suite.told(label))
             if label not in refused and is_made:
                 refused[label] = ""  # made in the run; what makes it is looked at by itself
             if label not in refused:

@@ -71,7 +71,7 @@ def test_distillation_stops_fgsm_and_not_the_rest(distilled: dict[str, Any]) -> 
     text = part({"evasion": distilled}, "Does defensive distillation")
     assert "more, with intervals that do not meet." in text
     assert "the distilled students are susceptible." in text
-    assert "In the worst case 5.0 % (2.2 to 11.2 %) and 0.0 % (0.0 to 1.9 %) stay right" in text
+    assert "In the worst case 5.0 % (2.2 to 11.2 %) and 0.0 % (0.0 to 3.7 %) stay right" in text
     assert "beside a twin of 1 training." in text
     assert "FGSM alone would show 80.0 points more of them than is there." in text
     assert "it finds the gradients **masked** (G" in text
@@ -149,11 +149,10 @@ def test_members_of_a_family_stand_beside_the_same_network_alone() -> None:
     assert "Right, random sampling: 0 of 2 members" in text
     assert "Worst case, progressive sampling: 0 of 2 members" in text
     assert "of 2 members: more 2, less 0, not shown 0." in text
-    assert "| `w50-d0` | 91.0 % (86.2 to 94.2 %) | 90.0 % (" in text
+    assert "| `w50-d0` | 91.0 % (83.8 to 95.2 %) | 90.0 % (" in text
     lonely = run_of({"alone-a": Rates(0.9, 0.5, 0.9), "progressive-a": Rates(0.9, 0.5, 0.9)})
     text = part({"evasion-family": lonely}, "Does one network")
-    assert "Right, random sampling: 0 of 0 members" in text
-    assert "more 0, less 0, not shown 0." in text
+    assert "random" not in text[text.index("Right, progressive") :]
 
 
 def test_what_noise_beats_is_named() -> None:
@@ -161,7 +160,7 @@ def test_what_noise_beats_is_named() -> None:
     text = part({"evasion-quick": run_of(blind)}, "Which attack finds")
     assert "than an attack does of: `milder` (fgsm, pgd)." in text
     assert "each is found first by: " in text
-    assert "| digits | `same` | 93.0 % (88.6 to 95.8 %) | 90.0 % (85.1 to 93.4 %) |" in text
+    assert "| digits | `same` | 93.0 % (86.3 to 96.6 %) | 90.0 % (82.6 to 94.5 %) |" in text
 
 
 def test_a_run_that_does_not_count_gives_no_figures() -> None:

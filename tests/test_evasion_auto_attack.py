@@ -276,7 +276,8 @@ def test_the_randomised_version_averages_over_answers() -> None:
     component = create("attacks/evasion/auto_attack", {"version": "rand"})
     assert set(component.parts(toy, *data, budget).won_by) == {""}
     own = 2 * 2 * 4  # each part's images are read before and after
-    assert toy.asked == before + own + 2 * 4 * 20 * 4
+    # 20 draws of 4 images at the start, at each of 3 steps, and at the best point.
+    assert toy.asked == before + own + 2 * (4 + 1) * 20 * 4
 
 
 @pytest.mark.parametrize(

@@ -74,7 +74,7 @@ def test_no_file_and_no_json_are_told(tmp_path: Path) -> None:
 
 
 def test_a_claim_above_what_is_measured_is_a_warning(tmp_path: Path) -> None:
-    card(tmp_path, eps="0.1", clean_acc="95.0", autoattack_acc="88.0")
+    card(tmp_path, eps="0.1", clean_acc="95.0", autoattack_acc="88.0", dataset="Digits")
     summary = outcome(
         tmp_path, trained(), trained(0.1), sharp(), f"{TRY}cards: {{c: card.json, b: card.json}}\n"
     )
@@ -112,7 +112,13 @@ def test_a_claim_above_what_is_measured_is_a_warning(tmp_path: Path) -> None:
     assert files == [
         f"digits/Linf/digits-{role}.json" for role in ("original", "student", "teacher")
     ]
-    again = read_claim(home / files[1], 0.1)
+    again = read_claim(home / files[1], 0.1, "linf", "digits")
+    with pytest.raises(
+        SafetyBenchError, match=r"lies among those of linf, the suite's threat is l2"
+    ):
+        read_claim(home / files[1], 0.1, "l2", "digits")
+    with pytest.raises(SafetyBenchError, match=r"is of digits, the suite's data are world"):
+        read_claim(home / files[1], 0.1, "linf", "world")
     assert again.is_unreliable
     assert again.robust == pytest.approx(rows["student"]["worst"]["value"], abs=1e-4)
 

@@ -425,7 +425,7 @@ def test_a_broken_model_has_no_figure_and_its_reason(
     ]  # fmt: skip
     folder = write_bare(tmp_path / "run", several)
     text = " ".join(shown(folder, several).text.split())
-    assert "n = 200 68.0%, 30.0%" in text
+    assert "n = 100 68.0%, 30.0%" in text
     row = text[text.index("| broken kd base") :]
     assert "20.0%" in row[:200]  # what it does as it is stays known
     assert row.index("no figure") < row.index("no verdict") < row.index("Does not count: collapse")

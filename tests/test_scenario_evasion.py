@@ -14,9 +14,11 @@ import torch
 from torch import Tensor, nn
 
 from safetybench import registry
+from safetybench.assertions import Invalid, NotRobust, assert_robust, decide
 from safetybench.contracts import Item
 from safetybench.harness import engine
 from safetybench.harness.plan import make_plan
+from safetybench.scenarios._seed_stats import difference, rate, sign_flip
 from safetybench.suite import load_suite
 from tests.test_suite_evasion import SUITE
 from tests.toys_classifier import Toy, digits, trained
@@ -223,6 +225,105 @@ def test_a_broken_model_is_told(tmp_path: Path) -> None:
     assert [c["cell"] for c in collapse] == ["digits.student.clean"]
     (pair,) = (p for p in summary["pairs"] if p["metric"] == "worst-case")
     assert pair["verdict"] == "invalid"
+
+
+WEAK = TRY.replace(", options: {loss: margin, temperature: 0.0}", "")
+
+
+def test_what_only_seems_to_withstand_is_neither_better_nor_robust(tmp_path: Path) -> None:
+    summary = outcome(tmp_path, trained(), trained(0.1), sharp(), WEAK)
+    (pair,) = (p for p in summary["pairs"] if p["metric"] == "worst-case")
+    assert pair["verdict"] in ("lost", "not distinguishable")
+    row = by_role(summary)["student"]
+    assert "G12" in failed(row)
+    # The probes count where they look: all 60 images here.
+    honest = by_role(outcome(tmp_path, trained(), trained(0.1), sharp()))["student"]
+    assert abs(row["worst"]["value"] - honest["worst"]["value"]) < 0.1
+    run = {"id": "x", "status": "complete"}
+    told = {"schema": "safetybench.result/1", "run": run, **summary}
+    with pytest.raises(NotRobust, match="under worst case over attacks"):
+        assert_robust(told, role="student", asr_below=0.4)
+    with pytest.raises(Invalid, match=r"c masks its gradients, so robustness is unknown: "):
+        assert_robust(told, role="student", asr_below=0.99)
+    assert decide(told, role="teacher", asr_below=0.9).outcome == "passed"
+    text = WEAK.replace("masking: {count: 60,", "masking: {count: 0,")
+    unseen = outcome(tmp_path, trained(), trained(0.1), sharp(), text)
+    with pytest.raises(Invalid, match="was not probed for masked gradients"):
+        assert_robust({**told, **unseen}, role="teacher", asr_below=0.9)
+
+
+def test_a_pair_counts_only_what_both_went_through(tmp_path: Path) -> None:
+    text = (
+        f"{WEAK}  - {{name: attacks/evasion/square, models: [student], budget: {{queries: 400}}}}\n"
+    )
+    twin = trained(0.1)
+    summary = outcome(tmp_path, trained(), twin, twin, text)
+    (pair,) = (p for p in summary["pairs"] if p["metric"] == "worst-case")
+    assert pair["difference"] == 0
+    assert pair["verdict"] in ("unchanged", "not distinguishable")
+
+
+def test_more_trainings_are_no_more_images() -> None:
+    before, after = [False] * 100, [True] * 5 + [False] * 95
+    once = difference([(before, after)], is_shared=True)
+    thrice = difference([(before, after)] * 3, is_shared=True)
+    assert once is not None
+    assert thrice is not None
+    assert once.p_value == thrice.p_value == 0.0625
+    assert thrice.figure.n == 100
+    assert thrice.figure.interval[:2] == pytest.approx(once.figure.interval[:2])
+    many = rate([[True] * 5 + [False] * 95] * 3, is_shared=True)
+    single = rate([[True] * 5 + [False] * 95], is_shared=True)
+    assert many is not None
+    assert single is not None
+    assert many.interval[:2] == pytest.approx(single.interval[:2])
+    assert sign_flip([1.0] * 30) < 1e-4
+    assert sign_flip([1.0, -1.0] * 20) == 1.0
+    assert sign_flip([]) == 1.0
+
+
+class Cut(nn.Module):
+    """A network that lets no gradient through, as one that rounds its input does not."""
+
+    def __init__(self, net: nn.Module) -> None:
+        super().__init__()
+        self.net = net
+
+    def forward(self, images: Tensor) -> Tensor:
+        found: Tensor = self.net(images.detach())
+        return found
+
+
+def test_no_gradient_at_all_is_a_sign_and_nothing_measured_is_none(tmp_path: Path) -> None:
+    (tmp_path / "s.yaml").write_text(TRY)
+    suite = load_suite(tmp_path / "s.yaml")
+    cut = Toy(Cut(trained().net), 10, (1, 8, 8))
+    context = Context(suite, {"a": trained(), "b": trained(0.1), "c": cut})
+    scenario = registry.create("scenarios/evasion")
+    cells = scenario.cells(suite)
+    looked = next(c for c in cells if c.label == "digits.student.gradients")
+    log = scenario.run_chunk(looked, 0, looked.items, context)
+    assert all(item.extra["zero"] for item in log)
+    failing = [
+        Item(cell=c.label, chunk=0, item=i, status="failed", error="no gradient")
+        for c in cells if c is not looked for i in c.items
+    ]  # fmt: skip
+    row = by_role(scenario.summarise(suite, cells, [*log, *failing]))["student"]
+    assert failed(row) == {"G6"}
+    assert row["masking"]["verdict"] == "masked"
+    row = by_role(scenario.summarise(suite, cells, failing))["student"]
+    assert row["masking"]["signs"] == []
+    assert row["masking"]["verdict"] == "not-checked"
+
+
+def test_a_suite_that_attacks_no_original_has_no_control(tmp_path: Path) -> None:
+    text = WEAK.replace(
+        "attacks/evasion/fgsm}", "attacks/evasion/fgsm, models: [student]}"
+    ).replace("attacks/evasion/pgd}", "attacks/evasion/pgd, models: [teacher, student]}")
+    summary = outcome(tmp_path, trained(), trained(0.1), trained(), text)
+    (control,) = (c for c in summary["checks"] if c["name"] == "positive-control")
+    assert not control["passed"]
+    assert "0 of 0" in control["message"]
 
 
 def test_a_whole_run_trains_attacks_and_is_resumed_from_its_log(tmp_path: Path) -> None:

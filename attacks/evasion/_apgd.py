@@ -54,9 +54,19 @@ class _Climb(NamedTuple):
 
 
 def ascend(
-    ask: Ask, images: Tensor, labels: Tensor, begun: Tensor, budget: Budget, rho: float
+    ask: Ask,
+    images: Tensor,
+    labels: Tensor,
+    begun: Tensor,
+    budget: Budget,
+    rho: float,
+    *,
+    is_random: bool = False,
 ) -> Ended:
     """Climb from `begun` for budget.steps, and drop images as they are fooled.
+
+    is_random: answers are means of draws, so that one that fools ends nothing, and the point of
+    greatest loss is what is found.
 
     rho: share of steps that must raise the loss between two checkpoints.
     """
@@ -66,7 +76,7 @@ def ascend(
     found = begun.clone()
     for turn in range(steps + 1):
         is_fooled = fooled(climb.logits, labels[climb.rows])
-        if is_fooled.any():
+        if is_fooled.any() and not is_random:
             found[climb.rows[is_fooled]] = climb.at[is_fooled]
             climb = climb.only(~is_fooled)
         if turn == steps or not len(climb.rows):
@@ -80,6 +90,8 @@ def ascend(
     found[climb.rows] = climb.best
     is_lost = torch.ones(len(images), dtype=torch.bool, device=images.device)
     is_lost[climb.rows] = False
+    if is_random and len(images):
+        is_lost = fooled(ask(climb.best, climb.rows).logits, labels)
     return Ended(found, is_lost)
 
 

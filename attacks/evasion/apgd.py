@@ -113,7 +113,8 @@ class Apgd(Evasion):
                 here = here._replace(loss=margins(here.logits, labels[rows]))
             return here
 
-        return ascend(ask, images, labels, begun, budget, self.rho)
+        is_random = self.eot > 1
+        return ascend(ask, images, labels, begun, budget, self.rho, is_random=is_random)
 
 
 def _surface(images: Tensor, budget: Budget, generator: torch.Generator) -> Tensor:

@@ -37,7 +37,8 @@ class Pgd(Evasion):
     takes at each step each image's own, which an attacker of a saturated softmax needs not know.
     eot: answers of a randomised model that a gradient is the mean of. Departs from the paper in
     that the first point that fools ends the search of its image; of one that none fools the last
-    is returned.
+    is returned. With eot above 1, one lucky draw ends nothing: all steps are taken, and the point
+    of greatest mean loss is returned.
     """
 
     loss: str = "ce"
@@ -91,6 +92,8 @@ class Pgd(Evasion):
         stride = budget.epsilon * (self.rel_step or 2.5 / steps)
         found, at = begun.clone(), begun
         rows = torch.arange(len(images), device=images.device)
+        most = torch.full((len(images),), -torch.inf, device=images.device)
+        is_fooled = torch.zeros(len(images), dtype=torch.bool, device=images.device)
         for step in range(steps + 1):
             told = labels[rows]
 
@@ -98,13 +101,19 @@ class Pgd(Evasion):
                 return LOSSES[self.loss](logits / temperatures(logits, self.temperature), told)
 
             here = slope(target, at, loss, self.eot)
-            found[rows] = at
-            stays = ~fooled(here.logits, told)
+            now = fooled(here.logits, told)
+            if self.eot > 1:
+                is_more = here.loss > most
+                found[is_more], most[is_more] = at[is_more], here.loss[is_more]
+                is_fooled[is_more] = now[is_more]
+                stays = torch.ones_like(now)
+            else:
+                found[rows] = at
+                is_fooled[rows] = now
+                stays = ~now
             rows = rows[stays]
             if step == steps or not len(rows):
                 break
             moved = at[stays] + stride * steepest(here.gradient[stays], budget.norm)
             at = clip(moved, images[rows], budget.epsilon, budget.norm)
-        is_fooled = torch.ones(len(images), dtype=torch.bool, device=images.device)
-        is_fooled[rows] = False
         return found, is_fooled

@@ -10,7 +10,7 @@ from safetybench.wording import EVADED, MASKING, component, radius
 
 Row = Mapping[str, Any]
 _COLUMNS = ("subject", "model", "trained by", "right", "worst case", "misled first by", "noise",
-            "gradients", "against the teacher", "verdict", "trainings")  # fmt: skip
+            "gradients", "withstands, against the teacher", "verdict", "trainings")  # fmt: skip
 
 
 def print_robustness(results: Row) -> None:

@@ -60,18 +60,18 @@ def _subject_checks(
     attacked = [log for log in logs if log.cell.kind == "attack"]
     everything = tuple(log.cell.label for log in attacked if log.cell.role != "original")
     first = [log for log in attacked if log.cell.role == "original"]
-    if first and original is not None:
-        worst = next(iter(original.trainings.values())).worst
+    if original is not None and attacked:
+        worst = next(iter(original.trainings.values())).attacked
         misled = sum(worst.values())
         yield Check(
             "positive-control",
             subject,
-            first[0].cell.label,
+            first[0].cell.label if first else attacked[0].cell.label,
             misled >= POSITIVE_CONTROL * len(worst) > 0,
             "invalid",
             f"in the ball the attacks mislead the undefended original on "
             f"{ratio(misled, len(worst))}, and must on {POSITIVE_CONTROL:.0%}; else they are too "
-            "weak, or the ball is too small, to show anything",
+            "weak, the ball is too small, or none was tried on it, to show anything",
             everything,
         )
     yield from _collapses(subject, logs)

@@ -45,7 +45,7 @@ class Probes(NamedTuple):
     """The probed images of one model. curve: PGD by radius, the threat's own among them.
 
     wide: the radius at which a classifier can know nothing; unbounded: at which any image is.
-    attacked: by item, whether the suite's own attacks misled it in the threat's ball.
+    attacked: by item, whether the suite's own attacks misled it in the threat's ball, probes aside.
     """
 
     named: Mapping[str, CellLog]
@@ -61,11 +61,14 @@ def _accuracy(log: CellLog) -> float:
     return 1 - (log.rate or 0.0)
 
 
-def _beats(first: CellLog, second: CellLog, gap: float) -> tuple[bool, str]:
-    """Tell whether `first` misleads by `gap` more images than `second`; say both."""
+def _beats(first: CellLog, second: CellLog, gap: float) -> tuple[bool, str] | None:
+    """Tell whether `first` misleads by `gap` more images than `second`; say both.
+
+    None where no image has both answers.
+    """
     ours, theirs = paired(first, second)
     if not ours:
-        return False, "no image has both answers"
+        return None
     difference = (sum(ours) - sum(theirs)) / len(ours)
     p = stats.mcnemar_exact(*unlike(ours, theirs))
     right = len(ours) - sum(ours), len(ours) - sum(theirs)
@@ -94,18 +97,21 @@ _PAIRS: tuple[tuple[str, str, str, str, float, str, str], ...] = (
 
 def _compared(probes: Probes) -> Iterator[Sign]:
     for code, name, first, second, gap, effect, words in _PAIRS:
-        if first in probes.named and second in probes.named:
-            is_beaten, told = _beats(probes.named[first], probes.named[second], gap)
-            yield Sign(code, name, not is_beaten, effect, f"{words}: {told}")
+        ours, theirs = probes.named.get(first), probes.named.get(second)
+        found = _beats(ours, theirs, gap) if ours and theirs else None
+        if found is not None:
+            yield Sign(code, name, not found[0], effect, f"{words}: {found[1]}")
 
 
 def _by_radius(probes: Probes) -> Iterator[Sign]:
-    curve = sorted(probes.curve, key=lambda point: point[0])
+    curve = sorted((point for point in probes.curve if point[1].n), key=lambda point: point[0])
+    if not curve:
+        return
     rises = []
     for (radius, log), (larger, other) in pairwise(curve):
-        is_beaten, told = _beats(log, other, GAP)
-        if is_beaten:
-            rises.append(f"at {radius:g} against {larger:g}: {told}")
+        found = _beats(log, other, GAP)
+        if found is not None and found[0]:
+            rises.append(f"at {radius:g} against {larger:g}: {found[1]}")
     words = rises[0] if rises else "accuracy under PGD falls with the radius"
     yield Sign("G3", "larger radius", not rises, MASKED, words)
     chance = max(CHANCE, 1 / probes.classes)
@@ -144,11 +150,11 @@ def _at_images(probes: Probes) -> Iterator[Sign]:
 def _adaptive(probes: Probes) -> Iterator[Sign]:
     """Compare the suite's own attacks with what the probes find in the same ball."""
     held = [log for name, log in probes.named.items() if name != "noise"]
-    items = [item for item in probes.attacked if all(item in log.outcomes for log in held)]
-    if not items or not held:
+    items = [item for item in probes.attacked if any(item in log.outcomes for log in held)]
+    if not items:
         return
     ours = [probes.attacked[item] for item in items]
-    theirs = [any(log.outcomes[item] for log in held) for item in items]
+    theirs = [any(log.outcomes.get(item, False) for log in held) for item in items]
     missed = sum(b and not a for a, b in zip(ours, theirs, strict=True))
     words = (
         f"the suite's attacks leave {ratio(len(items) - sum(ours), len(items))} right, the probes "
@@ -159,8 +165,12 @@ def _adaptive(probes: Probes) -> Iterator[Sign]:
 
 
 def verdict(found: Sequence[Sign], worst: float | None) -> str:
-    """Return what the signs say; worst: the accuracy that is left in the worst case."""
-    if not found:
+    """Return what the signs say; worst: the accuracy that is left in the worst case.
+
+    Without the probes against PGD nothing is known, unless a sign failed all the same.
+    """
+    is_probed = any(sign.code == "G1" for sign in found)
+    if not is_probed and all(sign.passed for sign in found):
         return UNKNOWN
     failed = {sign.effect for sign in found if not sign.passed}
     if MASKED in failed:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -56,9 +56,36 @@ class Training:
         return found
 
     @cached_property
-    def worst(self) -> dict[str, bool]:
+    def attacked(self) -> dict[str, bool]:
         """Whether any attack of the suite misled the model in the ball; of images all answered."""
-        attacks = [self.inside(log) for log in self.of_kind("attack")]
+        return self._misled([self.inside(log) for log in self.of_kind("attack")])
+
+    @cached_property
+    def worst(self) -> dict[str, bool]:
+        """The same, where the probes of masked gradients have misled it too."""
+        return self.over(self.faced)
+
+    @cached_property
+    def faced(self) -> frozenset[str]:
+        """Which attacks and probes the model went through, as all models of a suite name them."""
+        return frozenset(map(_attack_key, self.of_kind("attack", "probe")))
+
+    def over(self, keys: Collection[str]) -> dict[str, bool]:
+        """Whether any of these attacks misled the model in the ball.
+
+        Of images that every attack answered; probes look at some images only.
+        """
+        found = self._misled(
+            [self.inside(log) for log in self.of_kind("attack") if _attack_key(log) in keys]
+        )
+        for log in self.of_kind("probe"):
+            if _attack_key(log) in keys:
+                for item, is_misled in self.inside(log).items():
+                    if is_misled and item in found:
+                        found[item] = True
+        return found
+
+    def _misled(self, attacks: Sequence[Mapping[str, bool]]) -> dict[str, bool]:
         if not attacks:
             return {}
         shared = [item for item in self.clean if all(item in found for found in attacks)]
@@ -97,7 +124,9 @@ class Training:
         own = {name: log for name, log in named.items() if not name.startswith("pgd-at-")}
         looked = self.of_kind("gradients")
         return signs(
-            Probes(own, curve, wide, unbounded, looked[0] if looked else None, self.worst, classes)
+            Probes(
+                own, curve, wide, unbounded, looked[0] if looked else None, self.attacked, classes
+            )
         )
 
 
@@ -137,6 +166,13 @@ def entries_of(logs: Mapping[str, CellLog], threat: Threat) -> list[Entry]:
         )
         for place, by_seed in found.items()
     ]
+
+
+def _attack_key(log: CellLog) -> str:
+    """Return what an attack is, whichever model it is on."""
+    cell = log.cell
+    told = sorted((k, repr(v)) for k, v in cell.options.items() if k != PARTNER)
+    return repr((cell.kind, cell.attack, told, cell.budget, cell.seed))
 
 
 def _training(student: str) -> tuple[str, int]:

@@ -34,24 +34,38 @@ def summarise(suite: Any, cells: Sequence[Cell], items: Iterable[Item]) -> dict[
     found = checks(logs, [item.item for item in items if item.cell not in logs], entries)
     void = voided(found)
     return {
-        "cells": [_row(log, void.get(label, [])) for label, log in logs.items()],
+        "cells": [_row(suite, log, void.get(label, [])) for label, log in logs.items()],
         "comparisons": [],
-        "pairs": list(_pairs(entries, void)),
+        "pairs": list(_pairs(suite, entries, void)),
         "robustness": list(_table(suite, entries, void)),
         "checks": [check.record() for check in found],
-        "notes": list(notes(logs, has_ideal=False)),
+        "notes": [*_notes(logs), *notes(logs, has_ideal=False)],
     }
+
+
+def _notes(logs: Mapping[str, CellLog]) -> list[str]:
+    """Return what a reader should know of a model, by what was seen when it was loaded."""
+    found = [
+        f"{log.cell.subject}: {item.extra['note']}"
+        for log in logs.values()
+        for item in log.items
+        if "note" in item.extra
+    ]
+    return list(dict.fromkeys(found))
 
 
 _METRICS = {"clean": "error", "gradients": "zero-gradient", "landscape": "zero-gradient"}
 
 
-def _row(log: CellLog, reasons: Sequence[str]) -> dict[str, Any]:
-    cell = log.cell
+def _row(suite: Any, log: CellLog, reasons: Sequence[str]) -> dict[str, Any]:
+    cell, threat = log.cell, suite.threat
     row = cell_row(log, reasons)
     budget = {"epsilon": cell.budget.epsilon, "norm": cell.budget.norm}
     row["budget"] |= {"queries": cell.budget.queries, **(budget if cell.attack else {})}
-    row["metric"] = _METRICS.get(cell.kind, "asr" if cell.kind == "attack" else "misled")
+    # Success at any size, or in another ball, is no success in the threat's: no gate looks at it.
+    is_held = (cell.budget.epsilon, cell.budget.norm) == (threat.epsilon, threat.norm)
+    plain = "asr" if cell.kind == "attack" and is_held else "misled"
+    row["metric"] = _METRICS.get(cell.kind, plain)
     if "probe" in cell.defense:
         row["probe"] = cell.defense["probe"]
     return row
@@ -66,7 +80,9 @@ def _figure(found: Figure | None) -> dict[str, Any] | None:
 
 def _right(outcomes: Iterable[Mapping[str, bool]]) -> dict[str, Any] | None:
     """Return the accuracy that is left: the share of images that are not misled."""
-    return _figure(rate([[not wrong for wrong in found.values()] for found in outcomes]))
+    return _figure(
+        rate([[not wrong for wrong in found.values()] for found in outcomes], is_shared=True)
+    )
 
 
 def _table(
@@ -98,6 +114,9 @@ def _table(
             "clean_change": _change(base, entry),
             "worst": None if reasons else _right(t.worst for t in trainings if t.worst),
             "worst_by_seed": {str(s): _left(t.worst) for s, t in entry.trainings.items()},
+            "misled_by_seed": {
+                str(s): [sum(t.worst.values()), len(t.worst)] for s, t in entry.trainings.items()
+            },
             "won_by": dict(won.most_common()),
             "attacks": list(_attacks(entry)),
             "masking": {
@@ -142,14 +161,25 @@ def _left(outcomes: Mapping[str, bool]) -> float | None:
 
 def _change(before: Entry, after: Entry) -> dict[str, Any] | None:
     """Return by how much more often a model is right as it is than the original, paired."""
-    first = next(iter(before.trainings.values()))
-    pairs = []
-    for training in after.trainings.values():
-        shared = [item for item in training.clean if item in first.clean]
-        sides = ([not t.clean[i] for i in shared] for t in (first, training))
-        pairs.append(tuple(sides))
-    found = difference([(ours, theirs) for ours, theirs in pairs])
+    first = next(iter(before.trainings.values())).clean
+    sides = [(first, training.clean) for training in after.trainings.values()]
+    found = difference(_aligned(sides, is_turned=True), is_shared=True)
     return _figure(found.figure) if found else None
+
+
+def _aligned(
+    sides: Sequence[tuple[Mapping[str, bool], Mapping[str, bool]]], *, is_turned: bool = False
+) -> list[tuple[list[bool], list[bool]]]:
+    """Return outcomes on the images that every side of every training has, in one order.
+
+    is_turned: return whether they are right, where the outcomes say that they are wrong.
+    """
+    everyone = [outcomes for couple in sides for outcomes in couple]
+    shared = [item for item in everyone[0] if all(item in each for each in everyone)]
+    return [
+        ([ours[i] != is_turned for i in shared], [theirs[i] != is_turned for i in shared])
+        for ours, theirs in sides
+    ]
 
 
 def _attacks(entry: Entry) -> Iterator[dict[str, Any]]:
@@ -213,7 +243,10 @@ def _landscapes(training: Training) -> list[dict[str, Any]]:
 
 
 class _Case(NamedTuple):
-    """One comparison: teacher and student on the same images, of each training of the student."""
+    """One comparison: teacher and student on the same images, of each training of the student.
+
+    doubt: why the student may only seem to withstand, "" where nothing says so.
+    """
 
     teacher: Entry
     entry: Entry
@@ -222,13 +255,17 @@ class _Case(NamedTuple):
     sides: list[tuple[list[bool], list[bool]]]
     asked: int
     reason: str
+    doubt: str
 
 
-def _pairs(entries: Sequence[Entry], void: Mapping[str, Sequence[str]]) -> Iterator[dict[str, Any]]:
+def _pairs(
+    suite: Any, entries: Sequence[Entry], void: Mapping[str, Sequence[str]]
+) -> Iterator[dict[str, Any]]:
     """Yield teacher against each student; Holm in each metric.
 
-    Metric "worst-case": images that some attack in the ball misleads; "utility": images that are
-    right as they are; "shifted": images under natural shifts that are right, of all shifts.
+    Metric "worst-case": images that some attack in the ball misleads, of the attacks that both
+    went through; "utility": images that are right as they are; "shifted": images under natural
+    shifts that are right, of all shifts.
     """
     by_role = {(entry.subject, entry.role): entry for entry in entries}
     couples = [
@@ -236,16 +273,29 @@ def _pairs(entries: Sequence[Entry], void: Mapping[str, Sequence[str]]) -> Itera
         for entry in entries
         if entry.role == "student" and (entry.subject, "teacher") in by_role
     ]
+    doubts = {id(entry): _doubt(suite, entry) for _, entry in couples}
     has_shifts = any(t.shifted for entry in entries for t in entry.trainings.values())
     for metric in ("worst-case", "utility", *(["shifted"] if has_shifts else [])):
-        cases = [_case(*couple, metric, void) for couple in couples]
+        cases = [
+            _case(*couple, metric, void, doubts[id(couple[1])] if metric == "worst-case" else "")
+            for couple in couples
+        ]
         tested = {i: case.found.p_value for i, case in enumerate(cases) if case.found}
         adjusted = dict(zip(tested, stats.holm(list(tested.values())), strict=True))
         for i, case in enumerate(cases):
             yield _record(case, adjusted.get(i))
 
 
-_OUTCOMES = {"worst-case": "worst", "utility": "clean", "shifted": "shifted"}  # of a Training
+def _doubt(suite: Any, entry: Entry) -> str:
+    """Return why the attacks of a suite may leave more of a model than there is."""
+    classes = len(Task.of(suite).source.classes)
+    for name, found in entry.verdicts(suite, classes).values():
+        weak = [sign for sign in found if not sign.passed and sign.code in ("G2", "G11", "G12")]
+        if name == WEAK or (name == MASKED and weak):
+            return f"{'masked gradients, and ' if name == MASKED else ''}{weak[0].message}"
+    return ""
+
+
 _SAID = {
     "worst-case": "are misled in the worst case",
     "utility": "are right as they are",
@@ -253,23 +303,31 @@ _SAID = {
 }
 
 
-def _case(teacher: Entry, entry: Entry, metric: str, void: Mapping[str, Sequence[str]]) -> _Case:
+def _case(
+    teacher: Entry,
+    entry: Entry,
+    metric: str,
+    void: Mapping[str, Sequence[str]],
+    doubt: str,
+) -> _Case:
     base = next(iter(teacher.trainings.values()))
-    sides, asked, reason = [], 0, ""
+    couples: list[tuple[Mapping[str, bool], Mapping[str, bool]]] = []
+    asked, reason = len(base.shifted if metric == "shifted" else base.clean), ""
     for training in entry.trainings.values():
         attacked = [*base.of_kind("attack"), *training.of_kind("attack")]
         why = [r for log in attacked for r in void.get(log.cell.label, ())]
         if metric == "worst-case" and why:
             reason = reason or why[0]
-            continue
-        before, after = (getattr(t, _OUTCOMES[metric]) for t in (base, training))
-        shared = [item for item in before if item in after]
-        asked += max(len(base.shifted if metric == "shifted" else base.clean), len(shared))
-        if metric == "worst-case":
-            sides.append(([before[i] for i in shared], [after[i] for i in shared]))
+        elif metric == "worst-case":
+            both = base.faced & training.faced
+            couples.append((base.over(both), training.over(both)))
+        elif metric == "utility":
+            couples.append((base.clean, training.clean))
         else:
-            sides.append(([not before[i] for i in shared], [not after[i] for i in shared]))
-    return _Case(teacher, entry, metric, difference(sides), sides, asked, reason)
+            couples.append((base.shifted, training.shifted))
+    sides = _aligned(couples, is_turned=metric != "worst-case") if couples else []
+    found = difference(sides, is_shared=True)
+    return _Case(teacher, entry, metric, found, sides, asked, reason, doubt)
 
 
 def _record(case: _Case, adjusted_p: float | None) -> dict[str, Any]:
@@ -307,6 +365,9 @@ def _record(case: _Case, adjusted_p: float | None) -> dict[str, Any]:
             stats.Verdict.GAINED: stats.Verdict.LOST,
         }
         said = turned.get(said, said)
+    if case.doubt and said in (stats.Verdict.GAINED, stats.Verdict.UNCHANGED):
+        said = stats.Verdict.NOT_DISTINGUISHABLE
+        why = f"the student may only seem to withstand: {case.doubt}"
     left_out = 1 - figure.n / case.asked if case.asked else 0.0
     if left_out > MOST_LEFT_OUT:
         said = stats.Verdict.NOT_DISTINGUISHABLE

@@ -10,17 +10,16 @@ from __future__ import annotations
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
 from safetybench import registry
-from safetybench.contracts import Budget, Cell, Item, Scenario
+from safetybench.contracts import Budget, Cell, Item, SafetyBenchError, Scenario
 from safetybench.harness.plan import PARTNER
-from safetybench.model_cards import read_claim
 from safetybench.registry import register
+from safetybench.suite_evasion import claim_of
 from safetybench.targets.classifier_loading import check_fits
 from safetybench.vision import evading, landscape
 
@@ -63,10 +62,16 @@ class Evasion(Scenario):
             context.memo["evasion"] = Task.of(context.suite)
         task: Task = context.memo["evasion"]
         target, rows = context.target(cell.target), task.rows(items)
-        check_fits(target, task.source)
+        try:
+            check_fits(target, task.source)
+        except SafetyBenchError as error:
+            context.load_error = error  # of the whole target: no image can change that
+            raise
         images, labels = rows.images.to(target.device), rows.labels.to(target.device)
         if cell.kind == "gradients":
             found = landscape.gradients(target, images, labels)
+            for note in getattr(target, "notes", ())[:1]:
+                found[0]["note"] = note
             return [_looked(cell, chunk, *each) for each in zip(items, found, strict=True)]
         if cell.kind == "landscape":
             found = landscape.landscapes(target, images, labels, cell.budget)
@@ -188,8 +193,7 @@ def _subject_cells(suite: Any, subject: Any, task: Task) -> Iterator[Cell]:
                 defense={**more.get("defense", {}), "images": digest},
             )
 
-        card = suite.cards.get(model.target)
-        claim = read_claim(Path(suite.path(card)), suite.threat.epsilon) if card else None
+        claim = claim_of(suite, model.target, task.source.name)
         yield cell("clean", options={"claim": claim._asdict()} if claim else {})
         yield from _attack_cells(suite, subject, model, cell)
         yield from _masking_cells(suite, task, cell)
@@ -246,4 +250,4 @@ def _masking_cells(suite: Any, task: Task, cell: Any) -> Iterator[Cell]:
 
 
 def _short(value: Tensor) -> float:
-    return float(f"{float(value):.5g}")
+    return float(f"{float(value):.9g}")  # all of a float32: at a ball's edge every digit counts

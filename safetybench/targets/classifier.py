@@ -187,8 +187,21 @@ def probe(model: Classifier) -> Classifier:
                 "that an answer depends on those before; keep its statistics fixed"
             )
     check_logits(one, len(images), model)
-    # A training is told by far more than rounding.
-    model.is_random = not torch.allclose(one, two, rtol=1e-4, atol=1e-5)
+    try:
+        with torch.no_grad():
+            alone = model.logits(images[:1])
+    except (RuntimeError, TypeError, ValueError) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise TargetFailed(f"{model.name} takes no image alone: {reason}") from error
+    # A training is told by far more than rounding, and so is an answer that others change.
+    is_random = not torch.allclose(one, two, rtol=1e-4, atol=1e-5)
+    nearly = 0.02 * float(one.abs().max()) + 1e-5
+    if not is_random and not torch.allclose(one[:1], alone, rtol=0.0, atol=nearly):
+        raise SafetyBenchError(
+            f"{model.name} answers otherwise of one image alone than of the same image in a batch; "
+            "keep its statistics fixed"
+        )
+    model.is_random = is_random
     if any(module.training for module in model.net.modules()):
         model.notes = (*model.notes, f"{model.name} has parts that stay in training mode")
     if model.is_random:

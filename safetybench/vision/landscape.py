@@ -18,10 +18,15 @@ GRID = 21  # points a side
 
 
 def gradient(target: Classifies, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-    """Return logits, (batch, classes), and the gradient of each image's own cross-entropy."""
+    """Return logits, (batch, classes), and the gradient of each image's own cross-entropy.
+
+    A network that cuts its answer off from its input has a gradient of 0.
+    """
     with torch.enable_grad():
         watched = images.detach().clone().requires_grad_()
         logits = target.logits(watched)
+        if not logits.requires_grad:
+            return logits, torch.zeros_like(images)
         loss = functional.cross_entropy(logits, labels, reduction="sum")
         (found,) = torch.autograd.grad(loss, watched)
     return logits.detach(), found
@@ -97,9 +102,10 @@ def landscapes(
     return drawn
 
 
-def _grid(values: Tensor) -> list[list[float]]:
+def _grid(values: Tensor) -> list[list[float | None]]:
     return [[_short(value) for value in row] for row in values.reshape(GRID, GRID)]
 
 
-def _short(value: Tensor) -> float:
-    return float(f"{float(value):.4g}")
+def _short(value: Tensor) -> float | None:
+    """Return a figure for the log, None for what is no number: JSON has none."""
+    return float(f"{float(value):.4g}") if torch.isfinite(value) else None
