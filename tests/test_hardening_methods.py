@@ -315,3 +315,21 @@ def test_arts_distillation_takes_no_more_updates_than_it_may() -> None:
         seen.clear()
         made.run(net, ClassLesson(data=data), Budget(steps=steps))
         assert sum(seen) <= 2 * steps * 16  # the teacher is a copy of the student, hook and all
+
+
+def test_plain_training_may_see_moved_images() -> None:
+    train, test = digits()
+    turned = torch.rot90(test.images, 1, (2, 3))  # beyond all ranges: no training helps
+    moved = torch.roll(test.images, 1, 3)
+    right = {}
+    for augment in (False, True):
+        net = build({"net": "cnn"}, classes=10, shape=(1, 8, 8), seed=0)
+        way = registry.create("defenses/evasion/standard", {"augment": augment})
+        net = way.run(net, ClassLesson(data=train), Budget(steps=300, seed=0))
+        right[augment] = [
+            float((net(images).argmax(1) == test.labels).float().mean())
+            for images in (test.images, moved, turned)
+        ]
+    assert right[True][0] > 0.9
+    assert right[True][1] > right[False][1] + 0.1
+    assert abs(right[True][2] - right[False][2]) < 0.25

@@ -8,13 +8,17 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+import torch
 from torch import Tensor, nn
 
 from safetybench.contracts import Budget, ClassLesson, Hardening
 from safetybench.registry import register
 from safetybench.vision.fitting import Batch, fit
 
+from ._augment import MOVES, Ranges, changed
 from ._terms import ce, check_training
+
+_RANGES = Ranges(rotate=30.0, shift=0.15, scale=0.15, brightness=0.1, contrast=0.2)
 
 
 @register
@@ -22,9 +26,12 @@ from ._terms import ce, check_training
 class Standard(Hardening):
     """Minimise the cross-entropy by AdamW (Loshchilov and Hutter 2017).
 
-    size: images a batch. rate: the highest learning rate, see `safetybench.vision.fitting.fit`.
+    augment: every other image of a batch is moved and coloured at random, in the ranges of
+    `random_augmentation`. size: images a batch. rate: the highest learning rate, see
+    `safetybench.vision.fitting.fit`.
     """
 
+    augment: bool = False
     size: int = 128
     rate: float = 3e-3
 
@@ -39,6 +46,14 @@ class Standard(Hardening):
         """Return `net`, trained; see `Hardening.run`."""
 
         def loss(net: nn.Module, batch: Batch) -> Tensor:
-            return ce(net(batch.images), batch.labels).mean()
+            images = batch.images
+            if self.augment:
+                draws = torch.rand(len(images), MOVES, generator=batch.generator).to(images)
+                images = torch.cat(
+                    [images[::2], changed(images[1::2], 2 * draws[1::2] - 1, _RANGES)]
+                )
+                labels = torch.cat([batch.labels[::2], batch.labels[1::2]])
+                return ce(net(images), labels).mean()
+            return ce(net(images), batch.labels).mean()
 
         return fit(net, lesson, budget, loss, size=self.size, rate=self.rate, report=report)
