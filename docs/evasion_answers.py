@@ -55,8 +55,8 @@ _ADAPTIVE = {"loss": "margin", "temperature": 0.0}
 _ABOUT = """\
 What the suites on evasion were made to find out, each question with what others published, a few
 sentences that a rule chose from the kept results, and the figures behind them. Figures are shares
-of images that stay right; brackets hold 95 % intervals. *Worst case*: no attack of the suite
-misleads the image inside the ball.
+of images that stay right; brackets hold 95 % intervals. *Worst case*: no attack of the suite,
+nor a probe of the gradients, misleads the image inside the ball.
 
 - Verdicts in bold, and whether gradients are masked, are the run's own, which is told no answer:
   against the teacher on the same images, corrected (Holm) over the students.
