@@ -47,7 +47,7 @@ from safetybench.wording import EVADED, component
 RESULTS = Path(__file__).resolve().parent / "results"
 NEAR = 0.02  # of accuracy: what counts as about the same
 ORDER = (("rslad", "iad"), ("ard",), ("pgd-at",), ("kd",), ("plain",))  # published, best first
-# How sub-networks are sampled; "longer" is the first with twice the updates.
+# How sub-networks are sampled; "longer" is the first way with more updates.
 _WAYS = ("progressive", "longer", "sandwich", "random")
 _OFTEN = {"more": "more often right", "less": "less often right",
           "not shown": "no difference shown", "no figure": "no figure"}  # fmt: skip
@@ -313,6 +313,13 @@ def _family(results: Row) -> Iterator[str]:
     ways = [way for way in _WAYS if any(f"{way}-{m}" in rows for m in members)]
     clean = {model: counts(results, row, "clean") for model, row in rows.items()}
     held = {model: in_worst_case(row) for model, row in rows.items()}
+    spent = {
+        way: next((r.get("epochs") for m, r in rows.items() if m.startswith(f"{way}-")), None)
+        for way in ("alone", *ways)
+    }
+    epochs = "; ".join(f"{way} {found:g}" for way, found in spent.items() if found)
+    if epochs:
+        yield f"Epochs of one training: {epochs}. A family's members share one of them."
     for what, of_model in (("right", clean), ("worst case", held)):
 
         def gaps(
@@ -345,7 +352,7 @@ def _close(way: str, what: str, gaps: Sequence[Gap]) -> str:
     near = sum(found.value >= -NEAR for found in gaps)
     sure = sum(found.interval["low"] >= -NEAR for found in gaps)
     return (
-        f"{what.capitalize()}, {way} sampling: {near} of {len(gaps)} members are at most "
+        f"{what.capitalize()}, {way}: {near} of {len(gaps)} members are at most "
         f"{100 * NEAR:.0f} points below the same network trained by itself, {sure} of them with "
         "the whole interval."
     )

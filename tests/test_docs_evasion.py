@@ -145,9 +145,9 @@ def test_members_of_a_family_stand_beside_the_same_network_alone() -> None:
         for way, (clean, left) in ways.items()
     }
     text = part({"evasion-family": run_of(models)}, "Does one network")
-    assert "Right, progressive sampling: 2 of 2 members are at most 2 points below" in text
-    assert "Right, random sampling: 0 of 2 members" in text
-    assert "Worst case, progressive sampling: 0 of 2 members" in text
+    assert "Right, progressive: 2 of 2 members are at most 2 points below" in text
+    assert "Right, random: 0 of 2 members" in text
+    assert "Worst case, progressive: 0 of 2 members" in text
     assert "of 2 members: more 2, less 0, not shown 0." in text
     assert "| `w50-d0` | 91.0 % (83.8 to 95.2 %) | 90.0 % (" in text
     lonely = run_of({"alone-a": Rates(0.9, 0.5, 0.9), "progressive-a": Rates(0.9, 0.5, 0.9)})
