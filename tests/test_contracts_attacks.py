@@ -15,6 +15,7 @@ from safetybench.contracts import (
     Budget,
     Candidate,
     DataPoisoning,
+    Evasion,
     ImageEdit,
     Mimicry,
     NoisePoisoning,
@@ -64,7 +65,7 @@ def test_there_are_attacks() -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_is_a_documented_attack_with_a_source(name: str) -> None:
     attack: Any = registry.load(name)
-    of_images = ImageEdit | Purifier | Mimicry
+    of_images = ImageEdit | Purifier | Mimicry | Evasion
     planting = Poisoning | NoisePoisoning | DataPoisoning | TextPoisoning
     assert issubclass(attack, PromptAttack | WeightAttack | of_images | planting)
     assert attack.source.startswith("https://")
