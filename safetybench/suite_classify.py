@@ -8,6 +8,7 @@ from pydantic import Field, model_validator
 
 from safetybench.suite_schema import Portable, Strict, TargetSpec, Word
 
+SOURCES = ("digits", "fashion-mnist", "world")  # of images, beside folders
 Whole = Annotated[int, Field(ge=1)]
 Zero = Annotated[int, Field(ge=0)]
 

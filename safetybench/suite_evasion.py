@@ -16,7 +16,7 @@ from safetybench import registry
 from safetybench.class_contracts import ClassJudge, Evasion, Hardening
 from safetybench.component import SafetyBenchError
 from safetybench.model_cards import Claim, read_claim
-from safetybench.suite_classify import Trained
+from safetybench.suite_classify import SOURCES, Trained
 from safetybench.suite_file import Location
 from safetybench.suite_students import Made
 
@@ -40,27 +40,30 @@ def is_member(spec: Any) -> bool:
     return isinstance(spec, Mapping) and "member" in spec and "teacher" in spec
 
 
+def source_told(suite: Suite) -> str:
+    """Return the suite's source of images: its name, or the path of a folder made whole."""
+    assert suite.data is not None, "checked with the faults"
+    told = suite.data.source
+    return told if told in SOURCES else suite.path(told)
+
+
 def told_in_full(suite: Suite, told: Mapping[str, Any]) -> dict[str, Any]:
     """Return a training as the run needs it: with its defaults, data and ball."""
     given = {key: value for key, value in told.items() if key in Trained.model_fields}
     defaults = {"options": {}, "epochs": 6.0, "seed": 1, "teacher": ""}
     assert suite.data is not None, "checked with the faults"
     assert suite.threat is not None, "checked with the faults"
-    source = suite.data.source
     return {
         **defaults,
         **given,
         "base": suite.placed(given["base"]),
         "data": {
-            "source": source if source in SOURCES else suite.path(source),
+            "source": source_told(suite),
             "train": suite.data.train,
             "seed": suite.data.seed,
         },
         "threat": suite.threat.model_dump(mode="json"),
     }
-
-
-SOURCES = ("digits", "fashion-mnist", "world")
 
 
 def expand(suite: Suite) -> Iterator[Made]:
@@ -144,14 +147,15 @@ def faults(suite: Suite, offline: bool) -> Iterable[tuple[Location, str]]:
     if suite.threat is None:
         yield (), "suite needs 'threat', the ball in which attacks must stay, as it has data"
         return
+    if not suite.attacks:
+        yield (), "suite needs 'attacks', over which the worst case is taken"
     from safetybench.vision.data import source_of
 
     judge = _loaded(suite.judge)
     if judge is not None and not issubclass(judge, ClassJudge):
         yield ("judge",), f"{suite.judge} judges no classifiers; judges/label does"
-    told = suite.data.source
     try:
-        source = source_of(told if told in SOURCES else suite.path(told))
+        source = source_of(source_told(suite))
         source.test(suite.data.count, suite.data.seed)
         if _trains(suite):
             source.train(suite.data.train, suite.data.seed)

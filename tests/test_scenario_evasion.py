@@ -252,6 +252,13 @@ def test_what_only_seems_to_withstand_is_neither_better_nor_robust(tmp_path: Pat
         assert_robust({**told, **unseen}, role="teacher", asr_below=0.9)
 
 
+def test_no_student_is_worse_than_a_teacher_that_only_seems_to_withstand(tmp_path: Path) -> None:
+    summary = outcome(tmp_path, trained(), sharp(50.0), trained(), WEAK)
+    assert "G12" in failed(by_role(summary)["teacher"])
+    (pair,) = (p for p in summary["pairs"] if p["metric"] == "worst-case")
+    assert pair["verdict"] not in ("lost", "unchanged")
+
+
 def test_a_pair_counts_only_what_both_went_through(tmp_path: Path) -> None:
     text = (
         f"{WEAK}  - {{name: attacks/evasion/square, models: [student], budget: {{queries: 400}}}}\n"

@@ -163,6 +163,11 @@ def test_suites_of_the_package_have_no_fault(name: str) -> None:
     assert all(suite.spec(label) for label in labels)
 
 
+def test_a_worst_case_needs_attacks(tmp_path: Path) -> None:
+    with pytest.raises(SafetyBenchError, match=r"suite needs 'attacks', over which the worst case"):
+        load(tmp_path, SUITE[: SUITE.index("attacks:")])
+
+
 def test_other_scenarios_read_no_classifiers(tmp_path: Path) -> None:
     text = """\
 schema: safetybench.suite/1

@@ -12,11 +12,12 @@ import torch
 from PIL import Image
 
 from safetybench.contracts import SafetyBenchError, Unavailable
+from safetybench.suite_classify import SOURCES
 from safetybench.vision import data
-from safetybench.vision.data import NAMES, source_of
+from safetybench.vision.data import source_of
 
 has_fashion = data.FASHION.is_dir()
-THERE = [name for name in NAMES if name != "fashion-mnist" or has_fashion]
+THERE = [name for name in SOURCES if name != "fashion-mnist" or has_fashion]
 
 
 def folder(home: Path, mode: str = "RGB", size: tuple[int, int] = (6, 4)) -> Path:

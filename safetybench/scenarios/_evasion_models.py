@@ -200,10 +200,7 @@ def attacks_of(entry: Entry) -> Iterator[tuple[CellLog, dict[int, CellLog]]]:
     groups: dict[str, dict[int, CellLog]] = {}
     for seed, training in entry.trainings.items():
         for log in training.of_kind("attack", *_CHECKED):
-            cell = log.cell
-            told = {k: v for k, v in cell.options.items() if k != PARTNER}
-            key = repr((cell.kind, cell.attack, sorted(told.items()), cell.budget))
-            groups.setdefault(key, {})[seed] = log
+            groups.setdefault(_attack_key(log), {})[seed] = log
     for by_seed in groups.values():
         yield next(iter(by_seed.values())), by_seed
 

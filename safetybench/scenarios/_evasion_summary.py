@@ -245,7 +245,8 @@ def _landscapes(training: Training) -> list[dict[str, Any]]:
 class _Case(NamedTuple):
     """One comparison: teacher and student on the same images, of each training of the student.
 
-    doubt: why the student may only seem to withstand, "" where nothing says so.
+    doubt, doubted_teacher: why the student, or the teacher, may only seem to withstand, "" where
+    nothing says so.
     """
 
     teacher: Entry
@@ -256,6 +257,7 @@ class _Case(NamedTuple):
     asked: int
     reason: str
     doubt: str
+    doubted_teacher: str
 
 
 def _pairs(
@@ -273,13 +275,10 @@ def _pairs(
         for entry in entries
         if entry.role == "student" and (entry.subject, "teacher") in by_role
     ]
-    doubts = {id(entry): _doubt(suite, entry) for _, entry in couples}
+    doubts = {id(entry): _doubt(suite, entry) for couple in couples for entry in couple}
     has_shifts = any(t.shifted for entry in entries for t in entry.trainings.values())
     for metric in ("worst-case", "utility", *(["shifted"] if has_shifts else [])):
-        cases = [
-            _case(*couple, metric, void, doubts[id(couple[1])] if metric == "worst-case" else "")
-            for couple in couples
-        ]
+        cases = [_case(*couple, metric, void, doubts) for couple in couples]
         tested = {i: case.found.p_value for i, case in enumerate(cases) if case.found}
         adjusted = dict(zip(tested, stats.holm(list(tested.values())), strict=True))
         for i, case in enumerate(cases):
@@ -308,7 +307,7 @@ def _case(
     entry: Entry,
     metric: str,
     void: Mapping[str, Sequence[str]],
-    doubt: str,
+    doubts: Mapping[int, str],
 ) -> _Case:
     base = next(iter(teacher.trainings.values()))
     couples: list[tuple[Mapping[str, bool], Mapping[str, bool]]] = []
@@ -327,7 +326,33 @@ def _case(
             couples.append((base.shifted, training.shifted))
     sides = _aligned(couples, is_turned=metric != "worst-case") if couples else []
     found = difference(sides, is_shared=True)
-    return _Case(teacher, entry, metric, found, sides, asked, reason, doubt)
+    seeming = [doubts[id(each)] if metric == "worst-case" else "" for each in (entry, teacher)]
+    return _Case(teacher, entry, metric, found, sides, asked, reason, *seeming)
+
+
+def _said(case: _Case, found: Difference, adjusted_p: float) -> tuple[stats.Verdict, str]:
+    """Return the verdict of a comparison and why; where an attack may be too weak, none."""
+    is_harm, figure = case.metric == "worst-case", found.figure
+    said, why = verdict(found, adjusted_p, "misled" if is_harm else "right")
+    lost, same, gained = stats.Verdict.LOST, stats.Verdict.UNCHANGED, stats.Verdict.GAINED
+    if not is_harm:  # more is better
+        said = {lost: gained, gained: lost}.get(said, said)
+    for who, doubt, doubted in (
+        ("student", case.doubt, (gained, same)),
+        ("teacher", case.doubted_teacher, (lost, same)),
+    ):
+        if doubt and said in doubted:
+            said = stats.Verdict.NOT_DISTINGUISHABLE
+            why = f"the {who} may only seem to withstand: {doubt}"
+    left_out = _left_out(case, figure)
+    if left_out > MOST_LEFT_OUT:
+        said = stats.Verdict.NOT_DISTINGUISHABLE
+        why = f"{left_out:.0%} of the images lack an answer on one side, too many to say"
+    return said, why
+
+
+def _left_out(case: _Case, figure: Figure) -> float:
+    return 1 - figure.n / case.asked if case.asked else 0.0
 
 
 def _record(case: _Case, adjusted_p: float | None) -> dict[str, Any]:
@@ -357,26 +382,12 @@ def _record(case: _Case, adjusted_p: float | None) -> dict[str, Any]:
         return {**told, **NO_VERDICT, "left_out": 0.0, "reason": why, "trainings": 0}
     found, figure = case.found, case.found.figure
     told["teacher"]["rate"], told["student"]["rate"] = found.before, found.after
-    is_harm = case.metric == "worst-case"
-    said, why = verdict(found, adjusted_p, "misled" if is_harm else "right")
-    if not is_harm:  # more is better
-        turned = {
-            stats.Verdict.LOST: stats.Verdict.GAINED,
-            stats.Verdict.GAINED: stats.Verdict.LOST,
-        }
-        said = turned.get(said, said)
-    if case.doubt and said in (stats.Verdict.GAINED, stats.Verdict.UNCHANGED):
-        said = stats.Verdict.NOT_DISTINGUISHABLE
-        why = f"the student may only seem to withstand: {case.doubt}"
-    left_out = 1 - figure.n / case.asked if case.asked else 0.0
-    if left_out > MOST_LEFT_OUT:
-        said = stats.Verdict.NOT_DISTINGUISHABLE
-        why = f"{left_out:.0%} of the images lack an answer on one side, too many to say"
+    said, why = _said(case, found, adjusted_p)
     counts = Counter(couple for side in case.sides for couple in zip(*side, strict=True))
     return {
         **told,
         "n": figure.n,
-        "left_out": left_out,
+        "left_out": _left_out(case, figure),
         "difference": figure.value,
         "interval": figure.interval._asdict(),
         "p_value": found.p_value,
@@ -392,7 +403,7 @@ def _record(case: _Case, adjusted_p: float | None) -> dict[str, Any]:
             "student": counts[True, False],
             "neither": counts[True, True],
         }
-        if is_harm
+        if case.metric == "worst-case"
         else None,
         "reason": f"{why[0].upper()}{why[1:]}: of the teacher's images {found.before:.1%} "
         f"{_SAID[case.metric]}, "

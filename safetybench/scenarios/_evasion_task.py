@@ -11,7 +11,7 @@ from safetybench import registry
 from safetybench.class_contracts import Evasion
 from safetybench.contracts import Budget, Labelled
 from safetybench.store import digest
-from safetybench.suite_evasion import SOURCES
+from safetybench.suite_evasion import source_told
 from safetybench.vision.data import Source, source_of
 
 FOLDER = "attacks/evasion"
@@ -54,8 +54,7 @@ class Task:
     @classmethod
     def of(cls, suite: Any) -> Task:
         """Return the task of a suite, the same every time."""
-        told = suite.data.source
-        source = source_of(told if told in SOURCES else suite.path(told))
+        source = source_of(source_told(suite))
         return cls(source, source.test(suite.data.count, suite.data.seed))
 
     @property
@@ -82,7 +81,7 @@ class Probe(NamedTuple):
     budget: Budget
 
 
-def probes(suite: Any, *, has_surrogate: bool) -> Iterator[Probe]:
+def probes(suite: Any) -> Iterator[Probe]:
     """Yield the probes of a suite's masking checks, all in the threat's norm."""
     told, threat = suite.masking, suite.threat
 
@@ -102,8 +101,7 @@ def probes(suite: Any, *, has_surrogate: bool) -> Iterator[Probe]:
     yield probe("pgd-margin", "pgd", loss="margin")
     yield probe("pgd-rescaled", "pgd", temperature=0.0)
     yield probe("square", "square")
-    if has_surrogate:
-        yield probe("transfer", "transfer")
+    yield probe("transfer", "transfer")
     yield probe("noise", "random_noise")
     for radius in radii(suite):
         yield probe(f"pgd-at-{radius:g}", "pgd", at=radius)

@@ -233,7 +233,7 @@ def _masking_cells(suite: Any, task: Task, cell: Any) -> Iterator[Cell]:
     some = task.items[: suite.masking.count]
     yield cell("gradients", some)
     seed = suite.seeds[0]
-    for probe in probes(suite, has_surrogate=True):
+    for probe in probes(suite):
         yield cell(
             "probe",
             some,

@@ -25,9 +25,9 @@ from safetybench.component import SafetyBenchError, Unavailable
 from safetybench.picture_files import SUFFIXES, Size, read, read_size
 from safetybench.pixels import LEVELS
 from safetybench.registry import suggestion
+from safetybench.suite_classify import SOURCES
 
 Split = Literal["train", "test"]
-NAMES = ("digits", "fashion-mnist", "world")
 FASHION = Path("/usr/share/datasets/fashion-mnist")  # of the Debian package
 _FASHION_CLASSES = (
     "t-shirt", "trouser", "pullover", "dress", "coat",
@@ -108,9 +108,9 @@ def source_of(name: str) -> Source:
         return _world()
     home = Path(name).expanduser()
     if not home.is_dir():
-        near = suggestion(name, NAMES) or ";"
+        near = suggestion(name, SOURCES) or ";"
         raise SafetyBenchError(
-            f"there are no data {name!r}{near} data are {', '.join(NAMES)}, or a folder with "
+            f"there are no data {name!r}{near} data are {', '.join(SOURCES)}, or a folder with "
             "train/ and test/"
         )
     listed = _listed(home.resolve(), name)
